@@ -3,12 +3,16 @@
 //   dsa-reference ops                          lists the ops of the contract
 //   dsa-reference op OP IN_DIR OUT_DIR         one op on anybody's inputs (docs/case-format.md)
 //   dsa-reference golden IN_DIR OUT_DIR        one case in every tier, with bounds
+//   dsa-reference time IN_DIR                  how long one op takes
 //   dsa-reference init --config --seed --out   random weights for a config.json
 //   dsa-reference model --config --weights --tokens --out   a whole model: prefill, then greedy decoding
 //
 // Exit codes: 0 right, 1 wrong, 2 bad usage or input, 77 no such op.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 #include <iostream>
+#include <vector>
 
 #include "reference/model/run.h"
 #include "reference/ops/golden.h"
@@ -74,6 +78,34 @@ void add_golden(CLI::App& app, int& status) {
     });
 }
 
+// Seconds that an op takes, its inputs being in memory: the median of some runs.
+void add_time(CLI::App& app) {
+    struct Options {
+        std::string in_dir, tier = "deployed";
+        int repeat = 5;
+    };
+    auto options = std::make_shared<Options>();
+    CLI::App* command = app.add_subcommand("time", "time one op on the inputs in a folder");
+    command->add_option("IN_DIR", options->in_dir, "case.json, and .npy files for tensors without a fill")->required();
+    command->add_option("--tier", options->tier, "exact or deployed")->check(CLI::IsMember({"exact", "deployed"}));
+    command->add_option("--repeat", options->repeat, "how many runs")->check(CLI::PositiveNumber);
+    command->callback([options] {
+        const dsa::OpInputs in(options->in_dir);
+        const dsa::Op* op = dsa::find_op(in.op());
+        dsa::require(op != nullptr, "there is no op named \"", in.op(), "\"; `dsa-reference ops` lists them");
+        const dsa::Op::Run run = options->tier == "exact" ? op->exact : op->deployed;
+        run(in, {});  // reads or generates the inputs
+        std::vector<double> seconds;
+        for (int i = 0; i < options->repeat; ++i) {
+            const auto begin = std::chrono::steady_clock::now();
+            run(in, {});
+            seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+        }
+        std::sort(seconds.begin(), seconds.end());
+        std::cout << seconds[seconds.size() / 2] << '\n';
+    });
+}
+
 void add_init(CLI::App& app) {
     struct Options {
         std::string config, out;
@@ -115,6 +147,7 @@ int main(int argc, char** argv) {
     add_ops(app);
     add_op(app, status);
     add_golden(app, status);
+    add_time(app);
     add_init(app);
     add_model(app);
     try {

@@ -71,10 +71,9 @@ Tensor<P> dsa_attention(const Tensor<P>& x, const Array<std::int32_t>& positions
     indexer.k_scale = trace.pass_scale("indexer_k_scale", std::move(indexer.k_scale));
     indexer.weights = trace.pass("indexer_weights", std::move(indexer.weights), DType::float32, "1/indexer_q_scale");
 
-    append_rows(cache.kv, cached_latent(mla, conventions));
+    append_rows(cache.kv, trace.pass("kv", cached_latent(mla, conventions), DType::bfloat16));
     append_rows(cache.k, indexer.k);
     append_rows(cache.k_scale, indexer.k_scale);
-    cache.kv = trace.pass("kv", std::move(cache.kv), DType::bfloat16);
     const Index T = x.dim(0);
     const Index S = cache.kv.dim(0);
 

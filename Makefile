@@ -1,0 +1,23 @@
+# The front door. Each line calls the real tool; tools/README.md says what they do.
+.PHONY: golden test reference bench format tidy clean
+
+golden:            ## build the reference, write and verify the goldens, tell what happened
+	tools/golden.sh
+
+test:              ## every test that this machine can run
+	tools/test.sh
+
+reference:         ## build dsa-reference only
+	tools/build.sh
+
+bench:             ## time the goldens and the ops
+	tools/bench.sh
+
+format:            ## clang-format every source
+	tools/format.sh --fix
+
+tidy:              ## clang-tidy
+	tools/tidy.sh
+
+clean:
+	rm -rf build build-*

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The file readers under libFuzzer, each for a number of seconds (20), starting from the kept corpus.
+. "$(dirname "$0")/common.sh"
+seconds=${1:-20}
+need_packages clang libclang-rt-14-dev
+cmake -G Ninja -S . -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DTOUCHSTONE_FUZZ=ON -DTOUCHSTONE_TESTS=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 >/dev/null
+cmake --build build/fuzz --target fuzzers
+for reader in npy safetensors json; do
+    # New findings go to a scratch folder; the kept corpus stays as it is.
+    mkdir -p "build/fuzz/found_$reader"
+    build/fuzz/tests/fuzz/fuzz_$reader -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 \
+        "build/fuzz/found_$reader" "tests/fuzz/corpus/$reader" 2>&1 | grep -E "number_of_executed|ERROR|SUMMARY|stat::" | grep -vE "slowest|new_units|peak|average" || true
+    test "${PIPESTATUS[0]}" -eq 0
+done

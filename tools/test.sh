@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Every test that this machine can run; says which were skipped and why.
+. "$(dirname "$0")/common.sh"
+mkdir -p "$TOUCHSTONE_BUILD"
+begin=$(date +%s)
+skipped=()
+
+need_packages "${build_packages[@]}" clang clang-format libclang-rt-14-dev
+say "format"
+tools/format.sh
+say "reference: build and test"
+build_reference all
+ctest --test-dir "$TOUCHSTONE_BUILD" --output-on-failure -j "$jobs"
+
+need_python test,notebooks
+say "goldens: make the small set and verify it"
+touchstone make --set small
+touchstone text
+touchstone verify
+say "Python tests and notebooks"
+"$python" -m pytest -q tests
+
+say "reference under AddressSanitizer and UndefinedBehaviorSanitizer"
+tools/sanitize.sh
+say "file readers under fuzzers"
+tools/fuzz.sh 20
+say "the same bytes from other compilers and CPUs"
+tests/reference/reproducible.sh
+
+command -v nvcc >/dev/null || skipped+=("the CUDA tree: no nvcc here")
+[ -d optimized ] || skipped+=("the CUDA tree, its simulator and GPU receipts: not written yet")
+say "done in $(($(date +%s) - begin)) s"
+for reason in "${skipped[@]}"; do echo "skipped: $reason"; done
