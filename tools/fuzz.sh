@@ -8,7 +8,7 @@ cmake --build build/fuzz --target fuzzers
 for reader in npy safetensors json; do
     # New findings go to a scratch folder; the kept corpus stays as it is.
     mkdir -p "build/fuzz/found_$reader"
-    build/fuzz/tests/fuzz/fuzz_$reader -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 \
+    build/fuzz/tests/fuzz/fuzz_$reader -max_total_time="$seconds" -max_len=4096 -artifact_prefix="build/fuzz/found_$reader/" -timeout=5 -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 \
         "build/fuzz/found_$reader" "tests/fuzz/corpus/$reader" 2>&1 | grep -E "number_of_executed|ERROR|SUMMARY|stat::" | grep -vE "slowest|new_units|peak|average" || true
     test "${PIPESTATUS[0]}" -eq 0
 done

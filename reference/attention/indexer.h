@@ -104,10 +104,15 @@ Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>
             const Index count = std::min<Index>(chunk, end[t] - first);
             const Matrix<Real> dots =
                 matmul(q.slice(t), k.matrix().middleRows(first, count).transpose());  // [H_I, count]
+            // Head by head over all positions: each score still adds its heads in order.
+            Eigen::Array<Real, 1, Eigen::Dynamic> scores =
+                Eigen::Array<Real, 1, Eigen::Dynamic>::Constant(count, Real(0.0));
+            for (Index j = 0; j < H_I; ++j) {
+                const Real weight = weights(t, j);
+                for (Index s = 0; s < count; ++s) scores(s) += weight * relu(dots(j, s));
+            }
             for (Index s = 0; s < count; ++s) {
-                Real score(0.0);
-                for (Index j = 0; j < H_I; ++j) score += weights(t, j) * relu(dots(j, s));
-                score *= k_scale[first + s];
+                const Real score = scores(s) * k_scale[first + s];
                 logits(t, first + s) = stored == Stored::bf16 ? P::bf16(score) : score;
             }
         }

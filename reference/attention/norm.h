@@ -21,7 +21,8 @@ Tensor<P> rms_norm(const Tensor<P>& x, const Array<float>& weight, double eps = 
         const auto row = x.row(t);
         const Real mean_square = ordered_dot(row, row) / size;
         const Real inverse_rms = Real(1.0) / sqrt(mean_square + P::constant(eps));
-        for (Index d = 0; d < x.cols(); ++d) y.row(t)(d) = P::bf16(row(d) * inverse_rms * Real(weight[d]));
+        auto out = y.row(t);
+        for (Index d = 0; d < row.size(); ++d) out(d) = P::bf16(row(d) * inverse_rms * Real(weight[d]));
     }
     return y;
 }
@@ -41,8 +42,9 @@ Tensor<P> layer_norm(const Tensor<P>& x, const Array<float>& weight, const Array
         const Eigen::Array<Real, 1, Eigen::Dynamic> centred = x.row(t) - mean;
         const Real variance = ordered_dot(centred, centred) / size;
         const Real inverse_deviation = Real(1.0) / sqrt(variance + P::constant(eps));
-        for (Index d = 0; d < x.cols(); ++d)
-            y.row(t)(d) = P::bf16(centred(d) * inverse_deviation * Real(weight[d]) + Real(bias[d]));
+        auto out = y.row(t);
+        for (Index d = 0; d < centred.size(); ++d)
+            out(d) = P::bf16(centred(d) * inverse_deviation * Real(weight[d]) + Real(bias[d]));
     }
     return y;
 }

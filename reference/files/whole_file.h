@@ -1,6 +1,8 @@
 // Reading a file at once, and writing one so that it is there whole or not at all.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -27,18 +29,24 @@ inline std::vector<std::byte> read_whole_file(const std::filesystem::path& path,
     return bytes;
 }
 
-// `write(stream)` fills a file of another name beside it, which is then renamed.
+// `write(stream)` fills a file of another name beside it, which is then renamed; on failure nothing is left.
 template <class Write>
 void write_whole_file(const std::filesystem::path& path, Write&& write) {
-    const std::filesystem::path unfinished = path.string() + ".unfinished";
-    {
+    const std::filesystem::path unfinished = path.string() + ".unfinished." + std::to_string(::getpid());
+    std::error_code error;
+    try {
         std::ofstream out(unfinished, std::ios::binary | std::ios::trunc);
         require(out.good(), "cannot write ", path.string(), ": check that its folder exists and may be written to");
         write(out);
         out.flush();
         require(out.good(), "cannot finish writing ", path.string(), ": is the disk full?");
+        out.close();
+        std::filesystem::rename(unfinished, path, error);
+        require(!error, "cannot give ", unfinished.string(), " its name ", path.string(), ": ", error.message());
+    } catch (...) {
+        std::filesystem::remove(unfinished, error);
+        throw;
     }
-    std::filesystem::rename(unfinished, path);
 }
 
 }  // namespace dsa

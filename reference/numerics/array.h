@@ -75,7 +75,11 @@ class Array {
 
     // All leading axes as rows, the last axis as columns.
     Index cols() const { return shape_.empty() ? 1 : shape_.back(); }
-    Index rows() const { return cols() == 0 ? 0 : size() / cols(); }
+    Index rows() const {
+        Index count = 1;
+        for (Index axis = 0; axis + 1 < rank(); ++axis) count *= dim(axis);
+        return count;
+    }
     MatrixView<T> matrix() { return {data(), rows(), cols()}; }
     ConstMatrixView<T> matrix() const { return {data(), rows(), cols()}; }
 

@@ -29,8 +29,9 @@ inline float to_float(float8_e4m3 x) {
     const int exponent = (x.bits >> 3) & 15;
     const int mantissa = x.bits & 7;
     if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
-    const float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                          : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    // A subnormal counts steps of 2^-9; a normal number is a float32 with the same mantissa, rebiased.
+    const float magnitude = exponent == 0 ? static_cast<float>(mantissa) * 0x1p-9F
+                                          : std::bit_cast<float>((exponent + 120) << 23 | mantissa << 20);
     return (x.bits & 0x80) != 0 ? -magnitude : magnitude;
 }
 
@@ -44,8 +45,9 @@ inline float8_e4m3 to_e4m3(float x) {
     // Normal numbers of exponent e lie 2^(e-3) apart; below 2^-6 the steps stay 2^-9.
     const int float32_exponent = static_cast<int>((bits >> 23) & 255) - 127;
     const int exponent = float32_exponent < -6 ? -6 : float32_exponent;
-    // Dividing by a power of two is exact, and the quotient is below 16: nearbyint rounds it once.
-    const auto steps = static_cast<int>(std::nearbyint(std::ldexp(magnitude, 3 - exponent)));
+    // Scaling by the power 2^(3 - exponent) is exact, and the result is below 16: nearbyint rounds it once.
+    const float steps_per_unit = std::bit_cast<float>((3 - exponent + 127) << 23);
+    const auto steps = static_cast<int>(std::nearbyint(magnitude * steps_per_unit));
     // `steps` counts from the bottom of this binade; 16 of them are the next binade's first value,
     // and 8 steps above the subnormals are the first normal number: the encoding is continuous.
     const int code = steps + (exponent + 6) * 8;

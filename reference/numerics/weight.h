@@ -24,8 +24,8 @@ class Weight {
         : name_(std::move(name)), rows_(rows), cols_(cols), reader_(std::move(reader)) {}
 
     // A dense float32 array; its leading axis is the rows, all others together the columns.
-    Weight(std::string name, Array<float> dense)
-        : name_(std::move(name)), rows_(dense.dim(0)), cols_(dense.dim(0) == 0 ? 0 : dense.size() / dense.dim(0)) {
+    Weight(std::string name, Array<float> dense) : name_(std::move(name)), rows_(dense.dim(0)), cols_(1) {
+        for (Index axis = 1; axis < dense.rank(); ++axis) cols_ *= dense.dim(axis);
         auto shared = std::make_shared<const Array<float>>(std::move(dense));
         reader_ = [shared, cols = cols_](Index row, Index first, Index count, float* out) {
             const float* source = shared->data() + row * cols + first;

@@ -62,6 +62,6 @@ compare emulated "that program on an emulated Nehalem (no AVX, no FMA, other cac
 build clang clang++ -O2 -march=native
 hashes clang "$work/clang/dsa-reference"
 compare clang "clang++ -O2 for this CPU"
-build aarch64 aarch64-linux-gnu-g++ -O1
+build aarch64 aarch64-linux-gnu-g++ -O1 -Wno-psabi
 hashes aarch64 qemu-aarch64 "$work/aarch64/dsa-reference"
 compare aarch64 "g++ -O1 for AArch64 (NEON, fused multiply-add at hand) on an emulated one"

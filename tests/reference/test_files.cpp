@@ -217,10 +217,10 @@ TEST_CASE("npy: what is written has NumPy's bytes") {
 
 TEST_CASE("npy: the header is padded as NumPy pads it") {
     // numpy.save of np.zeros((0, 1, ..., 1, last), 'u1'), 14 axes: text, growth space and newline end one byte
-    // before 128 with last = 100 and on it with 1000, and NumPy adds 1 to 64 spaces, never none.
+    // before 128 with last = 10, on it with 100, and NumPy adds 1 to 64 spaces, never none.
     const Folder folder;
     const fs::path path = folder.path / "x.npy";
-    for (const auto& [last, expected] : {std::pair{LAST0, SIZE0}, {LAST1, SIZE1}, {LAST2, SIZE2}}) {
+    for (const auto& [last, expected] : {std::pair{Index{10}, 128U}, {100, 192U}, {1000, 192U}}) {
         CAPTURE(last);
         Shape shape(14, 1);
         shape.front() = 0;
@@ -289,6 +289,8 @@ TEST_CASE("npy: each refusal has its sentence") {
     npy_refused(npy_of("<f8", "(18446744073709551616,)", 0), {}, {"shape beyond any memory"});
     npy_refused(npy_of("<f8", "(1073741824, 1073741824, 1073741824)", 0), {},
                 {"shape beyond any memory, [1073741824"});
+    // 2^64 elements, which wrap to 0.
+    npy_refused(npy_of("<f4", "(4294967296, 4294967296)", 0), {}, {"shape beyond any memory"});
     npy_refused(npy_of("<f4", "(-2,)", 8), {}, {"a shape must be whole numbers, none below 0"});
     npy_refused(npy_of("<f4", "(2.0,)", 8), {}, {"malformed header: expected ','"});
     npy_refused(npy_of("<f4", "(2 2)", 16), {}, {"malformed header: expected ','"});
@@ -441,6 +443,11 @@ TEST_CASE("safetensors: each refusal has its sentence") {
 
     const StoredTensor one = tensor_of<std::uint8_t>(DType::uint8, {1}, {1});
     check_refused([&] { write_safetensors(path, {{"__metadata__", one}}); }, {"no tensor may be named __metadata__"});
+    const auto write_long_note = [&] {
+        write_safetensors(path, {{"w", one}}, {{"note", std::string(100'000'000, 'x')}});
+    };
+    check_refused(write_long_note,
+                  {"its header must have at most 100000000 bytes; it has 100000", "split the tensors"});
     check_refused(
         [&] {
             write_safetensors(path, {{"\xFF", one}});
@@ -524,7 +531,7 @@ TEST_CASE("json: read, and each refusal with its place") {
     json_refused("{} {}", {"line 1, column 4"});
     json_refused("[NaN]", {"well-formed JSON", "line 1, column 2"});
     json_refused("[Infinity]", {"well-formed JSON"});
-    json_refused("[1e999]", {"must be JSON whose numbers fit float64", "1e999"});
+    json_refused("[1e999]", {"must be JSON whose numbers fit float64: number overflow parsing '1e999'"});
     json_refused("[1] // note", {"well-formed JSON"});
     json_refused("[\"\xC3(\"]", {"well-formed JSON", "UTF-8"});
     json_refused("\"" + std::string(100000, 'x'), {"..."});

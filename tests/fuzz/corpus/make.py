@@ -58,7 +58,7 @@ NPY = {
     "bad_bytes_left_over": good + b"\0",
     "bad_version": npy_with("{}", version=9),
     "bad_header_longer_than_file": b"\x93NUMPY\x02\x00" + b"\xff" * 4 + b"{",
-    "bad_overflowing_shape": npy_of(shape="(4294967296, 4294967296)"),
+    "bad_overflowing_shape": npy_of(shape="(4294967296, 4294967296)", data=b""),
     "bad_overflowing_extent": npy_of(shape="(18446744073709551618,)"),
     "bad_negative_extent": npy_of(shape="(-2,)"),
     "bad_number_for_shape": npy_of(shape="(2)"),
