@@ -88,17 +88,25 @@ DType dtype_from_name(const std::string& name) {
 }
 
 double StoredTensor::number(Index i) const {
+    double value = 0.0;
+    read(i, 1, &value);
+    return value;
+}
+
+void StoredTensor::read(Index first, Index count, double* out) const {
+    const auto each = [&](auto&& element) {
+        for (Index i = 0; i < count; ++i) out[i] = static_cast<double>(element(first + i));
+    };
     switch (dtype) {
-        case DType::float64: return raw<double>(i);
-        case DType::float32: return raw<float>(i);
-        case DType::bfloat16: return to_float(bfloat16{raw<std::uint16_t>(i)});
-        case DType::float8_e4m3: return to_float(float8_e4m3{raw<std::uint8_t>(i)});
+        case DType::float64: return each([this](Index i) { return raw<double>(i); });
+        case DType::float32: return each([this](Index i) { return raw<float>(i); });
+        case DType::bfloat16: return each([this](Index i) { return to_float(bfloat16{raw<std::uint16_t>(i)}); });
+        case DType::float8_e4m3: return each([this](Index i) { return to_float(float8_e4m3{raw<std::uint8_t>(i)}); });
         case DType::uint8:
-        case DType::boolean: return raw<std::uint8_t>(i);
-        case DType::int32: return raw<std::int32_t>(i);
-        case DType::int64: return static_cast<double>(raw<std::int64_t>(i));
+        case DType::boolean: return each([this](Index i) { return raw<std::uint8_t>(i); });
+        case DType::int32: return each([this](Index i) { return raw<std::int32_t>(i); });
+        case DType::int64: return each([this](Index i) { return raw<std::int64_t>(i); });
     }
-    return std::numeric_limits<double>::quiet_NaN();
 }
 
 StoredTensor store(const Array<double>& numbers, DType dtype) { return store_numbers(numbers, dtype); }

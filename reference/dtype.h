@@ -29,6 +29,8 @@ struct StoredTensor {
     Index size() const { return element_count(shape); }
     // Element i as a number, whatever the dtype.
     double number(Index i) const;
+    // Elements first ... first + count - 1 as numbers, to `out`.
+    void read(Index first, Index count, double* out) const;
 
     template <class T>
     T raw(Index i) const {

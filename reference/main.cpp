@@ -86,7 +86,8 @@ void add_time(CLI::App& app) {
     };
     auto options = std::make_shared<Options>();
     CLI::App* command = app.add_subcommand("time", "time one op on the inputs in a folder");
-    command->add_option("IN_DIR", options->in_dir, "case.json, and .npy files for tensors without a fill")->required();
+    command->add_option("IN_DIR", options->in_dir, "case.json, and .npy files for tensors without a fill")
+        ->required();
     command->add_option("--tier", options->tier, "exact or deployed")->check(CLI::IsMember({"exact", "deployed"}));
     command->add_option("--repeat", options->repeat, "how many runs")->check(CLI::PositiveNumber);
     command->callback([options] {

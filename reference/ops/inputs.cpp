@@ -1,5 +1,6 @@
 #include "reference/ops/inputs.h"
 
+#include <array>
 #include <cmath>
 #include <memory>
 
@@ -114,9 +115,11 @@ const StoredTensor& OpInputs::floating(const std::string& name, const Axes& axes
                              tensor.dtype == DType::bfloat16 || tensor.dtype == DType::float8_e4m3;
     require(is_floating, "the tensor ", name, " must be floating-point; it is ", name_of(tensor.dtype));
     if (numbers == Numbers::finite)
-        for (Index i = 0; i < tensor.size(); ++i)
-            require(std::isfinite(tensor.number(i)), "the tensor ", name, " must hold finite numbers; element ", i,
-                    " (counted flat) is ", tensor.number(i));
+        each_number(tensor, [&name](Index element, double number) {
+            if (!std::isfinite(number))
+                refuse("the tensor ", name, " must hold finite numbers; element ", element, " (counted flat) is ",
+                       number);
+        });
     return tensor;
 }
 
@@ -138,8 +141,13 @@ Weight OpInputs::flat_weight(const std::string& name, Index base, Index rows, In
     if (values.empty()) {
         const auto* tensor = &stored(name);  // lives as long as these inputs
         values = Weight(name, rows, cols, [tensor, base, cols](Index row, Index first, Index count, float* out) {
-            for (Index i = 0; i < count; ++i)
-                out[i] = static_cast<float>(tensor->number(base + row * cols + first + i));
+            std::array<double, 16> numbers;
+            for (Index done = 0; done < count; done += numbers.size()) {
+                const Index some = std::min<Index>(numbers.size(), count - done);
+                tensor->read(base + row * cols + first + done, some, numbers.data());
+                for (Index i = 0; i < some; ++i)
+                    out[done + i] = static_cast<float>(numbers[static_cast<std::size_t>(i)]);
+            }
         });
     }
     if (dtype(name) != DType::float8_e4m3) return values;

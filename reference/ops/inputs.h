@@ -2,6 +2,8 @@
 // turned into the tier's numbers. docs/case-format.md; spec section 11.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -52,7 +54,7 @@ class OpInputs {
     Tensor<P> tensor(const std::string& name, const Axes& axes, Numbers numbers = Numbers::finite) const {
         const StoredTensor& stored = floating(name, axes, numbers);
         Tensor<P> result(stored.shape);
-        for (Index i = 0; i < result.size(); ++i) result[i] = typename P::Real(stored.number(i));
+        each_number(stored, [&result](Index i, double number) { result[i] = typename P::Real(number); });
         return result;
     }
     // A small parameter vector (a norm's weight, a bias).
@@ -85,6 +87,16 @@ class OpInputs {
     const StoredTensor& stored(const std::string& name) const;
 
    private:
+    // visit(i, number) for every element, read some at a time.
+    template <class Visit>
+    static void each_number(const StoredTensor& stored, Visit&& visit) {
+        std::array<double, 1024> numbers;
+        for (Index first = 0; first < stored.size(); first += numbers.size()) {
+            const Index count = std::min<Index>(numbers.size(), stored.size() - first);
+            stored.read(first, count, numbers.data());
+            for (Index i = 0; i < count; ++i) visit(first + i, numbers[static_cast<std::size_t>(i)]);
+        }
+    }
     const nlohmann::json& entry(const std::string& name) const;
 
     const StoredTensor& floating(const std::string& name, const Axes& axes, Numbers numbers) const;

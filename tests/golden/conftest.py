@@ -1,0 +1,51 @@
+"""What the Python tests share: where the reference is, and a tiny model to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    path = Path(os.environ.get("TOUCHSTONE_REFERENCE") or REPOSITORY / "build" / "dsa-reference")
+    assert path.is_file(), f"{path} is not built: run `make reference`"
+    return path
+
+
+@pytest.fixture
+def run(reference):
+    """run("model", ...) -> CompletedProcess with text output."""
+
+    def call(*arguments) -> subprocess.CompletedProcess:
+        return subprocess.run([str(reference), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+    return call
+
+
+TINY = {
+    "vocab_size": 61, "hidden_size": 48, "intermediate_size": 64, "moe_intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "q_lora_rank": 40, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
+    "index_n_heads": 4, "index_head_dim": 16, "index_topk": 6, "first_k_dense_replace": 1, "n_routed_experts": 8, "n_shared_experts": 1,
+    "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
+    "rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0,
+                     "original_max_position_embeddings": 32},
+}  # fmt: skip
+
+
+@pytest.fixture
+def tiny(tmp_path, run) -> Path:
+    """A folder with config.json, model.safetensors and tokens.npy [2, 20]."""
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    made = run("init", "--config", tmp_path / "config.json", "--seed", 5, "--out", tmp_path / "model.safetensors")
+    assert made.returncode == 0, made.stderr
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(1).integers(0, 61, (2, 20)).astype(np.int32))
+    return tmp_path
