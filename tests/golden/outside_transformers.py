@@ -4,6 +4,7 @@ Not part of `make test`: it needs torch and transformers (5.x). Run it where the
 
     python tests/golden/outside_transformers.py [--reference build/dsa-reference]
 
+The indexer has 32 heads, so that scores of exactly 0, which tie, do not occur: torch.topk breaks ties as it likes.
 A random tiny model is written by transformers (config.json, model.safetensors), read by dsa-reference with the
 conventions `transformers`, and both run the same tokens. The exact tier must agree with float64 PyTorch to
 float64 rounding: the tolerance is the first-order bound n u of its longest chain of sums, with room for the
@@ -24,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 SMALL = {
     "vocab_size": 97, "hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 48, "kv_lora_rank": 32, "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 8, "v_head_dim": 24, "index_n_heads": 4, "index_head_dim": 16, "index_topk": 8,
+    "qk_rope_head_dim": 8, "v_head_dim": 24, "index_n_heads": 32, "index_head_dim": 16, "index_topk": 8,
     "first_k_dense_replace": 1, "mlp_layer_types": ["dense", "sparse", "sparse"], "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 4,
     "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "max_position_embeddings": 256,
     "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
