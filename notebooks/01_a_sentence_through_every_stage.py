@@ -123,7 +123,6 @@ plt.tight_layout()
 plt.show()
 
 # Turning k_rope back by the angles must give vectors of the same length: RoPE only rotates.
-kv_a = hidden  # the projection before the rotation is not shown, but lengths of pairs are preserved through it
 pairs = k_rope.reshape(T, -1, 2)  # MLA's pairs are neighbours
 back = np.stack([pairs[..., 0] * np.cos(a := np.arange(T)[:, None] * slowed) + pairs[..., 1] * np.sin(a),
                  pairs[..., 1] * np.cos(a) - pairs[..., 0] * np.sin(a)], -1)  # fmt: skip
@@ -200,15 +199,15 @@ for q in range(T):
     order = np.lexsort((np.arange(q + 1), -logits[q, : q + 1]))[:topk]
     assert np.array_equal(np.sort(order), indices[q][indices[q] >= 0])
 
-columns, queries = 64, (150, 300, 383)
-figure, axes = plt.subplots(1, len(queries), figsize=(15, 3.6))
+columns, queries = 128, (150, 300, 383)
+figure, axes = plt.subplots(len(queries), 1, figsize=(14, 5.2))
 for ax, q in zip(axes, queries):
     chosen = set(indices[q])
     for s in range(T):
         x, y = s % columns, -(s // columns)
         if s in chosen:
             ax.add_patch(plt.Rectangle((x - 0.5, y - 0.45), 1, 0.9, color="#ffd27f"))
-        ax.text(x, y, chr(tokens[s]) if tokens[s] >= 32 else "\u21b5", ha="center", va="center", family="monospace", fontsize=6.2,
+        ax.text(x, y, chr(tokens[s]) if tokens[s] >= 32 else "\u21b5", ha="center", va="center", family="monospace", fontsize=8,
                 color="red" if s == q else "black" if s < q else "#bbbbbb")  # fmt: skip
     ax.set(xlim=(-1, columns), ylim=(-(T // columns), 1), title=f"query {q} (red): its {len(chosen - {-1})} tokens")
     ax.axis("off")

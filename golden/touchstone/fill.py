@@ -349,7 +349,7 @@ def _value(x, dtype: str, who: str) -> float:
         low, high = dtypes.whole_range(dtype)
         require(
             low <= x <= high and x == math.trunc(x),
-            f"{who}: {x} cannot be an element of a {dtype} tensor; it holds whole numbers from {low} to {high}",
+            f"{who}: {x:g} cannot be an element of a {dtype} tensor; it holds whole numbers from {low} to {high}",
         )
     return float(x)
 
