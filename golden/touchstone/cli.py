@@ -16,7 +16,7 @@ from . import Refusal, __version__, cases, files, make, story, text, verify
 
 app = typer.Typer(help="The oracle for DeepSeek Sparse Attention.", no_args_is_help=True, add_completion=False,
                   pretty_exceptions_enable=False)  # fmt: skip
-console = Console()
+console = Console(soft_wrap=True)
 DEFAULT_OUT = make.REPOSITORY / "build" / "golden"
 Out = Annotated[Path, typer.Option(help="where the goldens are")]
 Names = Annotated[Optional[list[str]], typer.Argument(help="full names of cases, or ops; all of them if none is named")]
