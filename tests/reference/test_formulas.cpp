@@ -243,6 +243,45 @@ TEST_CASE_TEMPLATE("indexer logits: the plain loop, ranges, packed sequences, pa
     }
 }
 
+TEST_CASE_TEMPLATE("packed sequences give what they give alone", P, Exact, Deployed) {
+    const auto q = random_tensor<P>({8, 4, 32}, "q");
+    const auto k = random_tensor<P>({8, 32}, "k");
+    const auto weights = random_tensor<P>({8, 4}, "w");
+    const Tensor<P> ones({8}, typename P::Real(1.0));
+    const auto kv = random_tensor<P>({8, 24}, "kv");
+    const auto heads = random_tensor<P>({8, 3, 24}, "heads");
+    const auto rows = [](const Tensor<P>& x, Index first, Index count) {
+        Shape shape = x.shape();
+        shape[0] = count;
+        Tensor<P> part(shape);
+        std::copy(x.data() + first * (x.size() / x.dim(0)), x.data() + (first + count) * (x.size() / x.dim(0)),
+                  part.data());
+        return part;
+    };
+    // Tokens 0 to 2 are one sequence, 3 to 7 another.
+    const auto start = integers({0, 0, 0, 3, 3, 3, 3, 3});
+    const auto end = integers({1, 2, 3, 4, 5, 6, 7, 8});
+    const auto packed = top_k(indexer_logits(q, k, ones, weights, start, end), start, end, 2);
+    DenseRange range;
+    range.start = start;
+    const auto attention = sparse_attention(heads, kv, packed, 0.3, 16);
+    const auto dense = dense_attention_mqa(heads, kv, 0.3, 16, range);
+    for (const auto& [first, count] : {std::pair<Index, Index>{0, 3}, {3, 5}}) {
+        const auto [own_start, own_end] = causal_range(count, count);
+        const auto own = top_k(indexer_logits(rows(q, first, count), rows(k, first, count), rows(ones, first, count),
+                                              rows(weights, first, count), own_start, own_end),
+                               own_start, own_end, 2);
+        const auto own_attention = sparse_attention(rows(heads, first, count), rows(kv, first, count), own, 0.3, 16);
+        const auto own_dense =
+            dense_attention_mqa(rows(heads, first, count), rows(kv, first, count), 0.3, 16, DenseRange{});
+        for (Index t = 0; t < count; ++t)
+            for (Index i = 0; i < 2; ++i) CHECK(packed(first + t, i) == (own(t, i) < 0 ? -1 : own(t, i) + first));
+        CHECK(largest_difference(rows(attention.out, first, count), own_attention.out) == 0.0);
+        CHECK(largest_difference(rows(dense.out, first, count), own_dense.out) == 0.0);
+        CHECK(largest_difference(rows(dense.lse, first, count), own_dense.lse) == 0.0);
+    }
+}
+
 TEST_CASE("Hadamard on both sides changes no logit; on one side only it does") {
     const auto q = random_tensor<Exact>({2, 4, 64}, "q");
     const auto k = random_tensor<Exact>({9, 1, 64}, "k");
