@@ -1,4 +1,4 @@
-# The front door. Each line calls the real tool; tools/README.md says what they do.
+# The front door. Each line calls the real tool.
 .PHONY: golden test reference bench format tidy clean
 
 golden:            ## build the reference, write and verify the goldens, tell what happened

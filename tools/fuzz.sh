@@ -2,7 +2,7 @@
 # The file readers under libFuzzer, each for a number of seconds (20), starting from the kept corpus.
 . "$(dirname "$0")/common.sh"
 seconds=${1:-20}
-need_packages clang libclang-rt-14-dev
+need_packages clang libclang-rt-dev
 cmake -G Ninja -S . -B build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DTOUCHSTONE_FUZZ=ON -DTOUCHSTONE_TESTS=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 >/dev/null
 cmake --build build/fuzz --target fuzzers
 for reader in npy safetensors json; do

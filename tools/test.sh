@@ -5,7 +5,7 @@ mkdir -p "$TOUCHSTONE_BUILD"
 begin=$(date +%s)
 skipped=()
 
-need_packages "${build_packages[@]}" clang clang-format libclang-rt-14-dev
+need_packages "${build_packages[@]}" clang clang-format libclang-rt-dev
 say "format"
 tools/format.sh
 say "reference: build and test"
