@@ -37,6 +37,7 @@ void add_ops(CLI::App& app) {
 void add_op(CLI::App& app, int& status) {
     struct Options {
         std::string op, in_dir, out_dir, tier;
+        bool stages = false;
     };
     auto options = std::make_shared<Options>();
     CLI::App* command = app.add_subcommand("op", "run one op on the inputs in a folder");
@@ -45,6 +46,7 @@ void add_op(CLI::App& app, int& status) {
     command->add_option("OUT_DIR", options->out_dir, "where to write one .npy an output")->required();
     command->add_option("--tier", options->tier, "exact or deployed, instead of what case.json says")
         ->check(CLI::IsMember({"exact", "deployed"}));
+    command->add_flag("--stages", options->stages, "write every stage, not the outputs only");
     command->callback([options, &status] {
         const dsa::Op* op = dsa::find_op(options->op);
         if (op == nullptr) {
@@ -56,21 +58,23 @@ void add_op(CLI::App& app, int& status) {
         const dsa::OpInputs in(options->in_dir);
         dsa::require(in.op() == options->op, "case.json in ", options->in_dir, " is for the op ", in.op(), ", not ",
                      options->op);
-        dsa::write_outputs(*op, in, options->tier.empty() ? in.tier() : options->tier, options->out_dir);
+        dsa::write_outputs(*op, in, options->tier.empty() ? in.tier() : options->tier, options->out_dir,
+                           options->stages);
     });
 }
 
 void add_golden(CLI::App& app, int& status) {
     struct Options {
-        std::string in_dir, out_dir;
+        std::string in_dir, out_dir, follow_dir;
     };
     auto options = std::make_shared<Options>();
     CLI::App* command = app.add_subcommand("golden", "run one case in every tier and write its golden");
     command->add_option("IN_DIR", options->in_dir, "case.json, and .npy files for tensors without a fill")
         ->required();
     command->add_option("OUT_DIR", options->out_dir, "the golden's folder; replaced whole")->required();
+    command->add_option("--follow", options->follow_dir, "a folder of stages that later stages are to work on");
     command->callback([options, &status] {
-        for (const std::string& name : dsa::write_golden(options->in_dir, options->out_dir)) {
+        for (const std::string& name : dsa::write_golden(options->in_dir, options->out_dir, options->follow_dir)) {
             std::cerr << "dsa-reference: " << options->out_dir << ": the deployed tensor " << name
                       << " is beyond the exact one's bound; golden.json has the worst ratio\n";
             status = wrong;

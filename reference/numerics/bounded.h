@@ -44,7 +44,9 @@ struct Bounded {
     static Bounded rounded(double value, double error) {
         if (std::isinf(value)) return {value, 0.0};
         if (std::isnan(error)) return {value, std::numeric_limits<double>::infinity()};
-        return {value, error + unit * (std::fabs(value) + error)};
+        // fl(x) = x (1 + d) + e: near float32's end numbers may be flushed to zero.
+        const double flushed = value != 0.0 && std::fabs(value) < 0x1p-100 ? smallest_normal_float32 : 0.0;
+        return {value, error + unit * (std::fabs(value) + error) + flushed};
     }
 
     friend Bounded operator+(Bounded a, Bounded b) { return rounded(a.value + b.value, a.error + b.error); }
@@ -57,8 +59,10 @@ struct Bounded {
         const double quotient = a.value / b.value;
         // The divisor may be as small as |b| - error; where that reaches zero nothing can be promised.
         const double least = std::fabs(b.value) - b.error;
-        const double error =
+        double error =
             least > 0.0 ? (a.error + std::fabs(quotient) * b.error) / least : std::numeric_limits<double>::infinity();
+        // A divisor beyond float32 is infinite there, and the quotient 0.
+        if (std::fabs(b.value) + b.error > std::numeric_limits<float>::max()) error += std::fabs(quotient);
         return rounded(quotient, error);
     }
     friend Bounded operator-(Bounded a) { return {-a.value, a.error}; }

@@ -30,6 +30,18 @@ std::shared_ptr<const Trace::Followed> to_follow(const Record& record, bool all)
     return followed;
 }
 
+// The stages of `deployed` that `folder` has as .npy files, in the dtypes of `deployed`.
+std::shared_ptr<const Trace::Followed> stages_in(const fs::path& folder, const Record& deployed) {
+    auto followed = std::make_shared<Trace::Followed>();
+    for (const Shown& shown : deployed) {
+        const fs::path file = folder / (shown.name + ".npy");
+        if (fs::exists(file)) followed->emplace(shown.name, read_npy(file, shown.tensor.dtype));
+    }
+    require(!followed->empty(), "the folder to follow, ", folder.string(),
+            ", has no stage of this op as a .npy file");
+    return followed;
+}
+
 StoredTensor rounded_up(const Array<double>& bounds) {
     Array<float> up(bounds.shape());
     for (Index i = 0; i < up.size(); ++i) {
@@ -120,13 +132,22 @@ Comparison compare(const Shown& deployed, const Shown& exact, const Record& all_
     return result;
 }
 
-std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& out_dir) {
+std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& out_dir, const fs::path& follow_dir) {
     const OpInputs in(in_dir);
     const Op* op = find_op(in.op());
     require(op != nullptr, "there is no op named \"", in.op(), "\"; `dsa-reference ops` lists them");
-    const Record deployed = record_of(op->deployed, in);
+    Record deployed = record_of(op->deployed, in);
     in.refuse_unused();
-    const auto followed = to_follow(deployed, op->staged);
+    auto followed = to_follow(deployed, op->staged);
+    if (!follow_dir.empty()) {
+        // Each stage as it should be, given the earlier ones that somebody else's implementation shows.
+        const auto shown = stages_in(follow_dir, deployed);
+        deployed = record_of(op->deployed, in, shown);
+        auto all = std::make_shared<Trace::Followed>(*shown);
+        const auto choices = to_follow(deployed, false);
+        for (const auto& [name, tensor] : *choices) all->emplace(name, tensor);
+        followed = all;
+    }
     const Record exact = record_of(op->exact_bound, in, followed);
     const Record deployed_bound = record_of(op->deployed_bound, in, followed);
     const Record end_to_end = op->staged ? record_of(op->exact, in, to_follow(deployed, false)) : Record{};
@@ -138,7 +159,9 @@ std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& ou
                      {"case", in.description()},
                      {"conventions", to_json(in.conventions())},
                      {"outputs", op->outputs},
-                     {"exact_given", op->staged ? "deployed stages" : "deployed choices"},
+                     {"exact_given", !follow_dir.empty() ? "followed stages"
+                                     : op->staged        ? "deployed stages"
+                                                         : "deployed choices"},
                      {"tensors", json::object()}};
     std::vector<std::string> broken;
     for (const char* folder : {"exact", "exact_bound", "deployed", "deployed_bound"})
@@ -164,12 +187,12 @@ std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& ou
     return broken;
 }
 
-void write_outputs(const Op& op, const OpInputs& in, const std::string& tier, const fs::path& out_dir) {
+void write_outputs(const Op& op, const OpInputs& in, const std::string& tier, const fs::path& out_dir, bool stages) {
     const Record record = record_of(tier == "exact" ? op.exact : op.deployed, in);
     in.refuse_unused();
     fs::create_directories(out_dir);
     for (const Shown& shown : record)
-        if (std::find(op.outputs.begin(), op.outputs.end(), shown.name) != op.outputs.end())
+        if (stages || std::find(op.outputs.begin(), op.outputs.end(), shown.name) != op.outputs.end())
             write_npy(out_dir / (shown.name + ".npy"), shown.tensor);
 }
 

@@ -30,10 +30,13 @@ Comparison compare(const Shown& deployed, const Shown& exact, const Record& all_
 // names of tensors with an element beyond its bound: an error of the bounds, to be reported.
 //
 // The exact tier follows the deployed one's choices; in ops of many stages it follows every stage, and what
-// errors add up to end to end is measured beside (golden.json, "end_to_end_rms").
-std::vector<std::string> write_golden(const std::filesystem::path& in_dir, const std::filesystem::path& out_dir);
+// errors add up to end to end is measured beside (golden.json, "end_to_end_rms"). With `follow_dir`, every tier
+// follows the stages that lie there as .npy files: what each stage should be, given somebody else's earlier ones.
+std::vector<std::string> write_golden(const std::filesystem::path& in_dir, const std::filesystem::path& out_dir,
+                                      const std::filesystem::path& follow_dir = {});
 
 // Runs the case in one tier and writes NAME.npy for each output of the contract.
-void write_outputs(const Op& op, const OpInputs& in, const std::string& tier, const std::filesystem::path& out_dir);
+void write_outputs(const Op& op, const OpInputs& in, const std::string& tier, const std::filesystem::path& out_dir,
+                   bool stages = false);
 
 }  // namespace dsa
