@@ -42,7 +42,7 @@ need_python() {
     fi
     local stamp="$TOUCHSTONE_BUILD/python-$1.stamp"
     if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
-        "$python" -m pip install -q --disable-pip-version-check -e ".[$1]"
+        SKBUILD_WHEEL_CMAKE=false "$python" -m pip install -q --disable-pip-version-check -e ".[$1]"
         touch "$stamp"
     fi
     touchstone() { "$python" -m touchstone.cli "$@"; }

@@ -5,7 +5,7 @@ mkdir -p "$TOUCHSTONE_BUILD"
 begin=$(date +%s)
 skipped=()
 
-need_packages "${build_packages[@]}" clang clang-format libclang-rt-dev
+need_packages "${build_packages[@]}" gcc clang clang-format libclang-rt-dev nodejs
 say "format"
 tools/format.sh
 say "reference: build and test"

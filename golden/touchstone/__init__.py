@@ -15,3 +15,4 @@ def require(holds: bool, sentence: str) -> None:
     """A precondition and its sentence."""
     if not holds:
         raise Refusal(sentence)
+

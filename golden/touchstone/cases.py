@@ -14,7 +14,9 @@ import jsonschema
 
 from . import Refusal, require
 
-HOME = Path(__file__).resolve().parents[1]  # golden/
+PACKAGE = Path(__file__).resolve().parent
+IN_REPOSITORY = (PACKAGE.parent / "cases" / "schema.json").exists()
+HOME = PACKAGE.parent if IN_REPOSITORY else PACKAGE / "data"  # cases, mistakes, tensors, text
 CASES = HOME / "cases"
 
 

@@ -15,20 +15,31 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Refusal, fill, require
+from . import Refusal, cases, fill, require
 from .cases import Case, read_json, write_in_dir
-from .files import hashes_of, lock_entry, read_lock, sha256, shapes_and_dtypes, write_json
+from .files import (
+    hashes_of,
+    lock_entry,
+    read_lock,
+    sha256,
+    shapes_and_dtypes,
+    write_json,
+)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = cases.PACKAGE.parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "touchstone"
+# Where goldens are: beside the sources, or in the user's cache where the package is installed.
+DEFAULT = REPOSITORY / "build" / "golden" if cases.IN_REPOSITORY else CACHE / "golden"
 # Inputs up to this size are generated a second time, by NumPy, and must be the same bytes.
 CHECKED_ELEMENTS = 1 << 16
 
 
 def reference_program(given: str | None = None) -> Path:
-    """dsa-reference: as given, from TOUCHSTONE_REFERENCE, or from build/."""
-    path = Path(given or os.environ.get("TOUCHSTONE_REFERENCE") or REPOSITORY / "build" / "dsa-reference")
+    """dsa-reference: as given, from TOUCHSTONE_REFERENCE, from build/, or the one that was installed with the package."""
+    own = REPOSITORY / "build" / "dsa-reference" if cases.IN_REPOSITORY else cases.PACKAGE / "bin" / "dsa-reference"
+    path = Path(given or os.environ.get("TOUCHSTONE_REFERENCE") or own)
     require(path.is_file(), f"the reference {path} is not built: run `make reference`, or name one with --reference")
-    return path
+    return path.resolve()
 
 
 @dataclass
