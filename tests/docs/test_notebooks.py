@@ -13,8 +13,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.py"))
 
 
-def test_there_is_a_notebook():
-    assert NOTEBOOKS
+PICTURES = {"01_a_sentence_through_every_stage": 8, "02_from_a_wrong_kernel_to_a_right_one": 5}
+
+
+def test_every_notebook_is_known():
+    assert [path.stem for path in NOTEBOOKS] == list(PICTURES)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
@@ -24,6 +27,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(REPOSITORY / "notebooks")}}).execute()
     pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-    assert len(pictures) >= 8
+    assert len(pictures) >= PICTURES[path.stem]
     for picture in pictures:
         assert len(picture["data"]["image/png"]) > 5000, "a figure is all but empty"

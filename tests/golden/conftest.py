@@ -20,6 +20,24 @@ def reference() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def goldens(reference) -> Path:
+    """The folder of the small set, made if it is not there."""
+    from touchstone import cases, make
+
+    made = make.make(cases.choose([], "small"), make.DEFAULT, reference, 2, lambda *_: None)
+    assert not [problem for m in made for problem in m.problems]
+    return make.DEFAULT
+
+
+@pytest.fixture(scope="session")
+def text_golden(reference) -> Path:
+    """The whole model over the text."""
+    from touchstone import make, text
+
+    return text.make_text(make.DEFAULT, reference)
+
+
 @pytest.fixture
 def run(reference):
     """run("model", ...) -> CompletedProcess with text output."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from touchstone import Refusal, dtypes
 from touchstone.fill import FILLS, materialise
 from touchstone.philox import RandomTensor, philox, tensor_id
