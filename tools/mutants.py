@@ -224,7 +224,6 @@ def cpp_sites() -> list[tuple]:
 
 def run_cpp(arguments) -> list[tuple]:
     """(file, place, the case that kills it, "does not compile", or nothing)"""
-    builder.HOME = REPOSITORY / "build" / "mutants"
     builder.prepare()
     if complaint := builder.build():
         raise SystemExit(complaint)

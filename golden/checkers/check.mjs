@@ -1,13 +1,13 @@
 // Judges a plug-in's outputs by a golden: node check.mjs GOLDEN_DIR OUT_DIR. All it knows is docs/case-format.md (the
 // files) and docs/04-selection.md (must, may, must not). Exit code 0: right, 1: wrong, 2: it cannot be told.
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 class Wrong extends Error {}  // an output is wrong, in one sentence; any other Error: it cannot be told
 const refuse = (sentence) => { throw new Error(sentence); };
 const list = (numbers) => `[${numbers.join(', ')}]`;
 const product = (numbers) => numbers.reduce((a, b) => a * b, 1);
-const isFolder = (path) => path !== undefined && existsSync(path) && statSync(path).isDirectory();
+const place = (i, shape) => list(shape.map((n, axis) => Math.floor(i / product(shape.slice(axis + 1))) % n));
 
 const word = new DataView(new ArrayBuffer(4));
 function bfloat16(bits) {  // the upper half of a float32
@@ -33,8 +33,8 @@ const DTYPES = {
 // The numbers of a .npy file in row-major order. Fail is thrown, with one sentence, if it is not as it must be.
 function readNpy(path, dtype, shape, Fail) {
     const need = (holds, sentence) => { if (!holds) throw new Fail(`${path} ${sentence}`); };
-    const [descr, bytes, read] = DTYPES[dtype] ?? refuse(`${path}: the dtype ${dtype} is unknown`);
-    need(existsSync(path) && statSync(path).isFile(), 'is missing');
+    const [descr, bytes, number] = DTYPES[dtype] ?? refuse(`${path}: the dtype ${dtype} is unknown`);
+    need(existsSync(path), 'is missing');
     const file = readFileSync(path), view = new DataView(file.buffer, file.byteOffset, file.length);
     need(file.length >= 12 && file.toString('latin1', 0, 6) === '\x93NUMPY', 'is not a .npy file');
     need(file[6] === 1 || file[6] === 2, `must be of .npy version 1 or 2; it is of version ${file[6]}`);
@@ -50,20 +50,19 @@ function readNpy(path, dtype, shape, Fail) {
     need(list(extents) === list(shape), `must have the shape ${list(shape)}; it has ${list(extents)}`);
     const length = product(shape);
     need(file.length - data === length * bytes, `must hold ${length * bytes} bytes of data, not ${file.length - data}`);
-    return Float64Array.from({ length }, (_, i) => read(view, data + i * bytes));
+    return Float64Array.from({ length }, (_, i) => number(view, data + i * bytes));
 }
 
 const [goldenDir, outDir, ...rest] = process.argv.slice(2);
 let golden;  // golden.json
-function ofPlugin(name) {
-    const { dtype, shape } = golden.tensors[name];
-    return readNpy(join(outDir, `${name}.npy`), dtype, shape, Wrong);
+const read = (file, { dtype, shape }, Fail) => readNpy(`${file}.npy`, dtype, shape, Fail);
+const ofPlugin = (name) => read(join(outDir, name), golden.tensors[name], Wrong);
+const input = (name) => read(join(goldenDir, 'inputs', name), golden.case.tensors[name], Error);
+const ofGolden = (folder, name, dtype = golden.tensors[name].dtype) =>
+    read(join(goldenDir, folder, name), { dtype, shape: golden.tensors[name].shape }, Error);
+function boundOf(tier, name) {  // null where there is none
+    return existsSync(join(goldenDir, tier, `${name}.npy`)) ? ofGolden(tier, name, 'float32') : null;
 }
-function ofGolden(folder, name, dtype = golden.tensors[name].dtype, { shape } = golden.tensors[name]) {
-    return readNpy(join(goldenDir, folder, `${name}.npy`), dtype, shape, Error);
-}
-const inGolden = (folder, name) => existsSync(join(goldenDir, folder, `${name}.npy`));
-const input = (name) => ofGolden('inputs', name, golden.case.tensors[name].dtype, golden.case.tensors[name]);
 
 // A scale has no bound. Made from numbers that kernels round differently, it may be two steps of bf16 off, and as a
 // power of two it may be the next one.
@@ -77,8 +76,7 @@ function judgeNumbers(name) {
     const { dtype, shape, scale: unit = '' } = golden.tensors[name];
     const got = ofPlugin(name), deployed = ofGolden('deployed', name);
     const isScale = Object.values(golden.tensors).some((tensor) => tensor.scale?.replace('1/', '') === name);
-    const deployedBound = inGolden('deployed_bound', name) && ofGolden('deployed_bound', name, 'float32');
-    const exactBound = inGolden('exact_bound', name) && ofGolden('exact_bound', name, 'float32');
+    const deployedBound = boundOf('deployed_bound', name), exactBound = boundOf('exact_bound', name);
     const exact = exactBound && ofGolden('exact', name, 'float64');
     // Numbers in units of a scale are compared without it. A scale that the plug-in does not show is taken to be the
     // golden's. With another scale, or one unseen, a number may have been rounded another way: a step is granted.
@@ -96,14 +94,11 @@ function judgeNumbers(name) {
         if (!fits) found(i, x, `${want} +- ${bound} (${tier})`);
     };
     for (let i = 0; i < got.length; ++i) {
-        if (Number.isNaN(deployed[i])) {  // by convention, and then it must be
-            if (!Number.isNaN(got[i])) found(i, got[i], 'NaN');
-            continue;
-        }
+        if (Number.isNaN(deployed[i]) && !Number.isNaN(got[i])) found(i, got[i], 'NaN');
+        if (Number.isNaN(deployed[i])) continue;  // by convention, and then it must be
         const a = mine[Math.floor(i / block)], b = theirs[Math.floor(i / block)];
         const x = divides ? got[i] / a : got[i] * a, want = divides ? deployed[i] / b : deployed[i] * b;
-        const e4m3Step = 2 ** -3 * Math.abs(want) + 2 ** -9 * Math.max(a, b);
-        const step = dtype === 'float8_e4m3' ? e4m3Step : 2 ** -6 * Math.abs(want);
+        const step = Math.abs(want) * 2 ** (dtype === 'float8_e4m3' ? -3 : -6) + (divides ? 0 : Math.max(a, b) * 2 ** -9);
         const bound = deployedBound ? deployedBound[i] : isScale ? scaleBound(x, want) : 0;
         compare(i, x, want, bound + (hidden || a !== b ? step : 0), 'deployed');
         if (exact && exactBound[i] !== Infinity)  // an infinite bound says nothing
@@ -112,16 +107,13 @@ function judgeNumbers(name) {
     if (first) throw new Wrong(`${first}; worst ratio ${worst.toPrecision(3)}`);
     return `worst ratio ${worst.toPrecision(3)}`;
 }
-function place(i, shape) {
-    return list(shape.map((extent, axis) => Math.floor(i / product(shape.slice(axis + 1))) % extent));
-}
 
 function judgeSelection(name) {
     const got = ofPlugin(name), deployed = ofGolden('deployed', name), k = golden.tensors[name].shape.at(-1);
     const given = golden.case.op === 'top_k';
     const scores = given ? input('logits') : golden.tensors.logits ? ofGolden('exact', 'logits', 'float64') : null;
-    const bounds = given || !scores ? null : ofGolden('exact_bound', 'logits', 'float32');
-    const start = scores && input('start'), end = scores && input('end'), width = scores && scores.length / start.length;
+    const bounds = given || !scores ? null : boundOf('exact_bound', 'logits');
+    const start = scores && input('start'), end = scores && input('end'), width = scores?.length / start?.length;
     for (let t = 0; t * k < got.length; ++t) {
         const row = got.slice(t * k, t * k + k), want = deployed.slice(t * k, t * k + k);
         const n = scores ? end[t] - start[t] : want.filter((s) => s !== -1).length;
@@ -133,20 +125,22 @@ function judgeSelection(name) {
             if (scores && !(s >= start[t] && s < end[t])) wrong(j, `a candidate, ${start[t]} to ${end[t] - 1}`);
         });
         if (!scores) continue;
-        const shifted = (sign) => scores.slice(t * width + start[t], t * width + end[t]).map((score, i) =>
-            Number.isNaN(score) ? -Infinity : bounds && sign * bounds[t * width + start[t] + i] + score || score);
-        const low = shifted(-1), high = shifted(1), chosen = new Set(row);
-        const mustAbove = high.slice().sort().at(-k - 1) ?? -Infinity, mustNotBelow = low.slice().sort().at(-k);
+        const moved = (sign) => scores.slice(t * width + start[t], t * width + end[t]).map((score, i) =>
+            Number.isFinite(score) ? score + sign * (bounds?.[t * width + start[t] + i] ?? 0) : score || -Infinity);
+        const low = moved(-1), high = moved(1);  // of every candidate; a NaN ranks as -inf
+        const couldBeat = n > k ? high.slice().sort().at(-k - 1) : -Infinity;  // the k-th best of the others
+        const surelyBeats = n > k ? low.slice().sort().at(-k) : -Infinity;
         for (let i = 0, s = start[t]; i < n; ++i, ++s) {
-            if ((n <= k || low[i] > mustAbove) && !chosen.has(s)) wrong(k - 1, `${s} somewhere in the row: it must be`);
-            if (high[i] < mustNotBelow && chosen.has(s)) wrong(row.indexOf(s), `not it: ${k} others surely beat it`);
+            if ((n <= k || low[i] > couldBeat) && !row.includes(s)) throw new Wrong(`row ${t} lacks ${s}, which must be there`);
+            if (high[i] < surelyBeats && row.includes(s)) wrong(row.indexOf(s), `no such score: ${k} surely beat it`);
         }
     }
     return 'every position that must be, none that must not';
 }
 
 try {
-    if (!isFolder(goldenDir) || !isFolder(outDir) || rest.length) refuse('usage: node check.mjs GOLDEN_DIR OUT_DIR');
+    if (!outDir || rest.length) refuse('usage: node check.mjs GOLDEN_DIR OUT_DIR');
+    readdirSync(outDir);  // no such folder: an Error
     golden = JSON.parse(readFileSync(join(goldenDir, 'golden.json'), 'utf8'));
     if (golden?.version !== 1 || !golden.outputs?.length || !golden.outputs.every((name) => golden.tensors?.[name]))
         refuse('golden.json must be of version 1, with its outputs described under tensors');
@@ -160,6 +154,6 @@ try {
         console.log(`${name} ${verdict}`);
     }
 } catch (error) {
-    console.error(`${goldenDir ?? 'nothing'} cannot be judged by: ${error.message}`);
+    console.error(`check.mjs cannot judge: ${error.message}`);
     process.exitCode = 2;
 }

@@ -7,6 +7,7 @@ import numpy as np
 from . import contract
 from .cases import Case
 from .choices import candidates_of, must_and_must_not
+from .diff import place_of
 from .mistakes import catalogue, killed
 from .verdict import Golden
 
@@ -33,7 +34,7 @@ def explained(case: Case, golden: Golden) -> list[str]:
         lines.append(f"  {name:22} {entry['dtype']:12} {str(entry['shape']):22} {fill} {entry['fill'][fill]}"[:150])
     lines += ["", "stages and outputs (deployed), with the errors that they may have"]
     outputs = {t.name for t in contract.OPS[case.op].outputs} if case.op in contract.OPS else set()
-    for name in golden.names:
+    for name in sorted(golden.names, key=lambda n: (n in outputs, place_of(n))):
         x, bound = golden.deployed(name), golden.stored("exact_bound", name)
         mark = "->" if name in outputs else "  "
         line = f"  {mark} {name:22} {golden.dtype(name):12} {str(list(x.shape)):22} {_numbers(x)}"
