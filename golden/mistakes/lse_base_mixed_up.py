@@ -25,8 +25,8 @@ class LseBaseMixedUp(Mistake):
         const Index half = scores.cols() / 2;
         const Index rest = scores.cols() - half;
         AttentionOutput<P> a(result), b(result);
-        attend<P>(Matrix<Real>(scores.leftCols(half)), values.topRows(half), scale, sink, t, first_head, a, false);
-        attend<P>(Matrix<Real>(scores.rightCols(rest)), values.bottomRows(rest), scale, sink, t, first_head, b, false);
+        attend<P>(Matrix<Real>(scores.leftCols(half)), Matrix<Real>(values.topRows(half)), scale, sink, t, first_head, a, false);
+        attend<P>(Matrix<Real>(scores.rightCols(rest)), Matrix<Real>(values.bottomRows(rest)), scale, sink, t, first_head, b, false);
         for (Index h = first_head; h < first_head + scores.rows(); ++h) {
             const Real ln2(0.6931471805599453);
             const Real m = value_of(a.lse(t, h)) > value_of(b.lse(t, h)) ? a.lse(t, h) : b.lse(t, h);
