@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import xml.etree.ElementTree as xml
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ EXAMPLES = REPOSITORY / "golden" / "examples"
 
 
 def command(*arguments, cwd=None):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "golden"), "COLUMNS": "200"}
+    # a program that says `python3`, as hadamard.sh does, is to find the one with NumPy, activated or not
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "golden"), "COLUMNS": "200", "PATH": path}
     return subprocess.run([sys.executable, "-m", "touchstone.cli", *map(str, arguments)], capture_output=True, text=True,
                           check=False, cwd=cwd, env=environment)  # fmt: skip
 
