@@ -234,6 +234,8 @@ def run_cpp(arguments) -> list[tuple]:
     chosen = [c for c in cases.choose([], "small") if "long" not in c.flags]
     program = Program(plugin, Limits(20.0))
     tiers = [check.Options(private=0, runs=1, tier=tier) for tier in ("deployed", "exact")]
+    if case := killer_of(chosen, program, tiers):
+        raise SystemExit(f"{case} finds the unchanged reference wrong: no mutant can be judged by it")
     results = []
     for file, offset, length, new, what in sites:
         path = builder.HOME / "source" / file

@@ -13,6 +13,7 @@ import pytest
 import touchstone
 from touchstone import cases, check, clib, contract, diff, make, recipes
 from touchstone.make import REPOSITORY
+from touchstone.plugins import Limits, Program
 from touchstone.telling import Telling
 from touchstone.verdict import Golden
 
@@ -259,3 +260,13 @@ def test_every_case_names_only_what_the_contract_has():
         assert case.entry["tensors"].keys() <= {t.name for t in op.inputs}, case.name
         assert case.entry["parameters"].keys() <= set(op.parameters), case.name
 
+
+
+@pytest.mark.parametrize("tier", ["deployed", "exact"])
+def test_the_reference_is_right_in_both_tiers(reference, tier):
+    """In the exact tier a quantiser has no scale to show, and none is asked of it."""
+    plugin = Program([reference, "op"], Limits(20.0))
+    for name in ("act_quant/deepseek_ue8m0", "indexer_project/typical", "top_k/typical", "sparse_prefill/typical"):
+        (case,) = [c for c in cases.choose([], "small") if c.name == name]
+        checked = check.check_case(case, plugin.run, check.Options(private=0, runs=1, tier=tier))
+        assert checked.state == "right", f"{name}: {checked.sentence}"
