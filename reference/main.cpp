@@ -6,6 +6,7 @@
 //   dsa-reference time IN_DIR                  how long one op takes
 //   dsa-reference init --config --seed --out   random weights for a config.json
 //   dsa-reference model --config --weights --tokens --out   a whole model: prefill, then greedy decoding
+//   dsa-reference train RECIPE.json --out      trains a small model: dense, warm-up, sparse
 //
 // Exit codes: 0 right, 1 wrong, 2 bad usage or input, 77 no such op.
 #include <CLI/CLI.hpp>
@@ -16,6 +17,7 @@
 
 #include "reference/model/run.h"
 #include "reference/ops/golden.h"
+#include "reference/training/train.h"
 
 namespace {
 
@@ -143,6 +145,19 @@ void add_model(CLI::App& app) {
     command->callback([options] { dsa::run_model(*options); });
 }
 
+void add_train(CLI::App& app) {
+    auto options = std::make_shared<dsa::TrainOptions>();
+    CLI::App* command = app.add_subcommand("train", "train a small model by a recipe, and measure it");
+    command->add_option("RECIPE", options->recipe, "such as recipes/text.json")->required();
+    command
+        ->add_option("--out", options->out, "a folder for weights, logs and the table; a stopped run goes on there")
+        ->required();
+    command->add_option("--seed", options->seed, "instead of the recipe's");
+    command->add_option("--threads", options->threads, "how many; the numbers do not depend on it")
+        ->check(CLI::PositiveNumber);
+    command->callback([options] { dsa::train(*options); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -155,6 +170,7 @@ int main(int argc, char** argv) {
     add_time(app);
     add_init(app);
     add_model(app);
+    add_train(app);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

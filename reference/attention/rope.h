@@ -106,6 +106,22 @@ class Rope {
         rotate(row, t, layout, layout);
     }
 
+    // The gradient's way back: a rotation's transpose, by the same angle the other way round. row: the gradient of
+    // what rotate() gave  -> that of what it was given
+    template <class Row>
+    void rotate_back(Row&& row, Index t, RopeLayout layout) const {
+        const Index pairs = cosine_.dim(1);
+        const bool interleaved = layout == RopeLayout::interleaved;
+        for (Index i = 0; i < pairs; ++i) {
+            const Index first = interleaved ? 2 * i : i;
+            const Index second = interleaved ? 2 * i + 1 : i + pairs;
+            const Real a = row(first);
+            const Real b = row(second);
+            row(first) = a * cosine_(t, i) + b * sine_(t, i);
+            row(second) = b * cosine_(t, i) - a * sine_(t, i);
+        }
+    }
+
    private:
     Tensor<P> cosine_;  // [T, d_rope / 2]
     Tensor<P> sine_;    // [T, d_rope / 2]

@@ -213,6 +213,12 @@ ModelWeights load_model(const std::shared_ptr<const Checkpoint>& checkpoint, con
     return w;
 }
 
+std::map<std::string, Shape> tensor_shapes(const ModelConfig& config) {
+    std::map<std::string, Shape> shapes;
+    visit_tensors(config, [&](const std::string& name, const Shape& shape) { shapes.emplace(name, shape); });
+    return shapes;
+}
+
 std::map<std::string, StoredTensor> random_weights(const ModelConfig& config, std::uint64_t seed) {
     std::map<std::string, StoredTensor> weights;
     visit_tensors(config, [&](const std::string& name, const Shape& shape) {

@@ -57,13 +57,14 @@ Tensor<P> expert_weights(const Gate<P>& gate, const GateShape& shape, const Conv
     return weights;
 }
 
-// x: [T, D]  W_g: [D, E]  bias: [E], ignored where the convention says there is none
+// The choice, made on biased scores, compared as this tier holds them. bias: [E], ignored where the convention says
+// there is none.   scores: [T, E]  -> [T, E_a], best first
 template <class P>
-Gate<P> moe_gate(const Tensor<P>& x, const Weight& W_g, const Array<float>& bias, const GateShape& shape,
-                 const Conventions& conventions) {
+Array<std::int32_t> chosen_experts(const Tensor<P>& scores, const Array<float>& bias, const GateShape& shape,
+                                   const Conventions& conventions) {
     using Real = typename P::Real;
-    const Index T = x.dim(0);
-    const Index E = W_g.cols();
+    const Index T = scores.dim(0);
+    const Index E = scores.dim(1);
     const Index group_size = E / shape.groups;
     require(E % shape.groups == 0, "moe_gate: ", E, " experts do not divide into ", shape.groups, " groups");
     require(shape.kept_groups <= shape.groups && shape.active <= shape.kept_groups * group_size,
@@ -71,14 +72,11 @@ Gate<P> moe_gate(const Tensor<P>& x, const Weight& W_g, const Array<float>& bias
             " groups of ", group_size);
     require(!conventions.gate_bias || bias.size() == E, "moe_gate: bias must have one number an expert, ", E,
             "; it has ", bias.size());
-    Gate<P> gate{matmul(x, W_g), Array<std::int32_t>({T, shape.active}), {}};
-    for (Index i = 0; i < gate.scores.size(); ++i) gate.scores[i] = sigmoid(gate.scores[i]);
-
+    Array<std::int32_t> experts({T, shape.active});
     for (Index t = 0; t < T; ++t) {
-        // The choice is made on biased scores, compared as this tier holds them.
         std::vector<double> biased(static_cast<std::size_t>(E));
         for (Index e = 0; e < E; ++e) {
-            const Real b = conventions.gate_bias ? gate.scores(t, e) + Real(bias[e]) : gate.scores(t, e);
+            const Real b = conventions.gate_bias ? scores(t, e) + Real(bias[e]) : scores(t, e);
             biased[static_cast<std::size_t>(e)] = value_of(b);
         }
         const auto expert_score = [&](Index e) { return biased[static_cast<std::size_t>(e)]; };
@@ -98,8 +96,18 @@ Gate<P> moe_gate(const Tensor<P>& x, const Weight& W_g, const Array<float>& bias
         const std::vector<Index> chosen = best(candidates, shape.active, expert_score);
 
         for (Index i = 0; i < shape.active; ++i)
-            gate.experts(t, i) = static_cast<std::int32_t>(chosen[static_cast<std::size_t>(i)]);
+            experts(t, i) = static_cast<std::int32_t>(chosen[static_cast<std::size_t>(i)]);
     }
+    return experts;
+}
+
+// x: [T, D]  W_g: [D, E]  bias: [E]
+template <class P>
+Gate<P> moe_gate(const Tensor<P>& x, const Weight& W_g, const Array<float>& bias, const GateShape& shape,
+                 const Conventions& conventions) {
+    Gate<P> gate{matmul(x, W_g), {}, {}};
+    for (Index i = 0; i < gate.scores.size(); ++i) gate.scores[i] = sigmoid(gate.scores[i]);
+    gate.experts = chosen_experts(gate.scores, bias, shape, conventions);
     gate.weights = expert_weights(gate, shape, conventions);
     return gate;
 }

@@ -46,7 +46,8 @@ class Array {
     Array() = default;
     explicit Array(Shape shape, T value = T{})
         : shape_(std::move(shape)), elements_(static_cast<std::size_t>(element_count(shape_)), value) {}
-    Array(Shape shape, std::vector<T> elements) : shape_(std::move(shape)), elements_(std::move(elements)) {
+    Array(Shape shape, const std::vector<T>& elements)
+        : shape_(std::move(shape)), elements_(elements.begin(), elements.end()) {
         require(static_cast<Index>(elements_.size()) == element_count(shape_), "an array of shape ",
                 to_string(shape_), " needs ", element_count(shape_), " elements, not ", elements_.size());
     }
@@ -108,7 +109,9 @@ class Array {
     }
 
     Shape shape_;
-    std::vector<T> elements_;
+    // Aligned: Eigen begins a vectorised sum where memory is, so that the order of a training's sums would otherwise
+    // follow from where an array happens to lie, and a run could not be repeated to the byte.
+    std::vector<T, Eigen::aligned_allocator<T>> elements_;
 };
 
 }  // namespace dsa
