@@ -154,9 +154,12 @@ def judged(case: Case, description: dict, results: list[Path], question: Path, h
         if complaints:
             return Checked(case, "wrong", complaints[0])
     outputs = read[0][0]
-    # a quantiser's scale is no number of the exact tier
-    asked = [t.name for t in op.outputs if options.tier == "deployed" or golden.stored("exact", t.name) is not None]
-    missing = [name for name in asked if name not in outputs]
+
+    def in_tier(name: str) -> bool:
+        """A quantiser's scale is no number of the exact tier."""
+        return options.tier == "deployed" or golden.stored("exact", name) is not None
+
+    missing = [t.name for t in op.outputs if in_tier(t.name) and t.name not in outputs]
     if missing:
         written = ", ".join(sorted(p.name for p in results[0].iterdir())) or "nothing"
         return Checked(case, "wrong", f"the output {missing[0]}.npy is missing; the plug-in wrote {written}")
@@ -180,8 +183,7 @@ def judged(case: Case, description: dict, results: list[Path], question: Path, h
         outputs = read[0][0]
     all_verdicts: list[Verdict] = []
     for number, (outputs_of_run, _) in enumerate(read):
-        shown = (name for name in golden.names if name in outputs_of_run)
-        names = sorted((n for n in shown if options.tier == "deployed" or golden.stored("exact", n) is not None), key=place_of)
+        names = sorted((name for name in golden.names if name in outputs_of_run and in_tier(name)), key=place_of)
         verdicts = judge.judge(golden, outputs_of_run, names, options.tier, options.against, options.claims)
         if judge.right(verdicts) and whole_chain is not None:
             verdicts += [v for v in judge.judge_end_to_end(whole_chain, outputs_of_run, names) if not v.right]

@@ -88,13 +88,8 @@ class Rope {
     // `output` says (scores do not change, as long as queries and keys agree).
     template <class Row>
     void rotate(Row&& row, Index t, RopeLayout layout, RopeLayout output) const {
-        const Index pairs = cosine_.dim(1);
-        const auto first = [pairs](Index i, RopeLayout l) { return l == RopeLayout::interleaved ? 2 * i : i; };
-        const auto second = [pairs](Index i, RopeLayout l) {
-            return l == RopeLayout::interleaved ? 2 * i + 1 : i + pairs;
-        };
         const Eigen::Array<Real, 1, Eigen::Dynamic> x = row;
-        for (Index i = 0; i < pairs; ++i) {
+        for (Index i = 0; i < cosine_.dim(1); ++i) {
             const Real a = x(first(i, layout));
             const Real b = x(second(i, layout));
             row(first(i, output)) = P::bf16(a * cosine_(t, i) - b * sine_(t, i));
@@ -110,19 +105,21 @@ class Rope {
     // what rotate() gave  -> that of what it was given
     template <class Row>
     void rotate_back(Row&& row, Index t, RopeLayout layout) const {
-        const Index pairs = cosine_.dim(1);
-        const bool interleaved = layout == RopeLayout::interleaved;
-        for (Index i = 0; i < pairs; ++i) {
-            const Index first = interleaved ? 2 * i : i;
-            const Index second = interleaved ? 2 * i + 1 : i + pairs;
-            const Real a = row(first);
-            const Real b = row(second);
-            row(first) = a * cosine_(t, i) + b * sine_(t, i);
-            row(second) = b * cosine_(t, i) - a * sine_(t, i);
+        for (Index i = 0; i < cosine_.dim(1); ++i) {
+            const Real a = row(first(i, layout));
+            const Real b = row(second(i, layout));
+            row(first(i, layout)) = a * cosine_(t, i) + b * sine_(t, i);
+            row(second(i, layout)) = b * cosine_(t, i) - a * sine_(t, i);
         }
     }
 
    private:
+    // Where the two numbers of pair i lie.
+    Index first(Index i, RopeLayout layout) const { return layout == RopeLayout::interleaved ? 2 * i : i; }
+    Index second(Index i, RopeLayout layout) const {
+        return layout == RopeLayout::interleaved ? 2 * i + 1 : i + cosine_.dim(1);
+    }
+
     Tensor<P> cosine_;  // [T, d_rope / 2]
     Tensor<P> sine_;    // [T, d_rope / 2]
 };

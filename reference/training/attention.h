@@ -41,14 +41,19 @@ void softmax_rows(Matrix<Real>& scores, const Allowed& allowed) {
     }
 }
 
+// work(first row, rows) for each block.
+template <class Work>
+void in_query_blocks(Index T, const Work& work) {
+    for (Index r = 0; r < T; r += query_block) work(r, std::min(query_block, T - r));
+}
+
 // a b^T where the result [T, T] is causal: the blocks above the diagonal are left as they are.
 template <class Real, class A, class B>
 void causal_product(const A& a, const B& b, Matrix<Real>& c) {
     const Index T = a.rows();
-    for (Index r = 0; r < T; r += query_block) {
-        const Index rows = std::min(query_block, T - r);
+    in_query_blocks(T, [&](Index r, Index rows) {
         c.block(r, 0, rows, r + rows).noalias() = a.middleRows(r, rows) * b.topRows(r + rows).transpose();
-    }
+    });
 }
 
 // p b and p^T b, p [T, T] being 0 above the diagonal.
@@ -56,20 +61,18 @@ template <class Real, class B>
 Matrix<Real> lower_times(const Matrix<Real>& p, const B& b) {
     const Index T = p.rows();
     Matrix<Real> c(T, b.cols());
-    for (Index r = 0; r < T; r += query_block) {
-        const Index rows = std::min(query_block, T - r);
+    in_query_blocks(T, [&](Index r, Index rows) {
         c.middleRows(r, rows).noalias() = p.block(r, 0, rows, r + rows) * b.topRows(r + rows);
-    }
+    });
     return c;
 }
 template <class Real, class B>
 Matrix<Real> lower_transposed_times(const Matrix<Real>& p, const B& b) {
     const Index T = p.rows();
     Matrix<Real> c(T, b.cols());
-    for (Index r = 0; r < T; r += query_block) {
-        const Index rows = std::min(query_block, T - r);
+    in_query_blocks(T, [&](Index r, Index rows) {
         c.middleRows(r, rows).noalias() = p.block(r, r, T - r, rows).transpose() * b.middleRows(r, T - r);
-    }
+    });
     return c;
 }
 

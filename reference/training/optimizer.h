@@ -53,7 +53,9 @@ class AdamW {
    public:
     explicit AdamW(AdamWSettings settings) : settings_(settings) {}
 
-    void step(Parameters<P>& parameters, const Parameters<P>& gradients, double main_rate, double indexer_rate) {
+    // -> the gradients' norms before clipping, of the main model and of the indexer
+    std::pair<double, double> step(Parameters<P>& parameters, const Parameters<P>& gradients, double main_rate,
+                                   double indexer_rate) {
         using Real = typename P::Real;
         ++steps;
         const auto [main_norm, indexer_norm] = gradient_norms(gradients);
@@ -79,6 +81,7 @@ class AdamW {
                                           P::constant(settings_.epsilon)) +
                                      P::constant(decay) * w.matrix().array());
         }
+        return {main_norm, indexer_norm};
     }
 
     std::int64_t steps = 0;

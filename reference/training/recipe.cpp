@@ -171,14 +171,13 @@ Recipe read_recipe(const std::filesystem::path& path, std::optional<std::uint64_
     const Settings settings(in, path.filename().string());
     Recipe recipe;
     recipe.home = path.parent_path();
-    require(settings.whole("version", std::nullopt, 1, 1) == 1, "");
+    settings.whole("version", std::nullopt, 1, 1);
     settings.remark("note");
     recipe.config_json = settings.any("config");
     if (recipe.config_json.is_string()) recipe.config_json = read_json(recipe.home / settings.text("config"));
     recipe.config = config_from_json(recipe.config_json, "the recipe's config");
     recipe.task = settings.any("task");
-    recipe.seed = seed ? *seed : static_cast<std::uint64_t>(settings.whole("seed", 1, 0, Index{1} << 53));
-    if (seed && settings.has("seed")) settings.remark("seed");
+    recipe.seed = seed.value_or(static_cast<std::uint64_t>(settings.whole("seed", 1, 0, Index{1} << 53)));
     recipe.length = settings.whole("length", std::nullopt, 2, recipe.config.rope.max_context);
     recipe.batch = settings.whole("batch", std::nullopt, 1, 1 << 16);
     recipe.held_out = settings.whole("held_out_sequences", 16, 1, 1 << 20);

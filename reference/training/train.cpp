@@ -59,25 +59,24 @@ struct Numbers {
     double captured() const { return kl_uniform > 0.0 ? 1.0 - kl / kl_uniform : 0.0; }
 };
 
-void add_sequence(Numbers& all, const ForwardResult<Trained>& one, const Sequence& sequence, double share) {
+Numbers told_by(const ForwardResult<Trained>& result, const Sequence& sequence) {
     const auto T = static_cast<double>(sequence.tokens.size());
-    all.loss += one.language_loss * share;
-    all.visits.resize(one.layers.size());
-    const double of_layer = share / static_cast<double>(one.layers.size());
-    for (std::size_t l = 0; l < one.layers.size(); ++l) {
-        const auto& layer = one.layers[l];
-        all.kl += layer.kl.kl * of_layer;
-        all.kl_uniform += layer.kl.kl_uniform * of_layer;
-        all.recall += layer.recall * of_layer;
-        all.pairs += layer.pairs / (T * (T + 1) / 2) * of_layer;
-        all.visits[l].resize(layer.visits.size());
-        for (std::size_t e = 0; e < layer.visits.size(); ++e) all.visits[l][e] += layer.visits[e];
+    const double share = 1.0 / static_cast<double>(result.layers.size());
+    Numbers all;
+    all.loss = result.language_loss;
+    for (const LayerReport<Trained>& layer : result.layers) {
+        all.kl += layer.kl.kl * share;
+        all.kl_uniform += layer.kl.kl_uniform * share;
+        all.recall += layer.recall * share;
+        all.pairs += layer.pairs / (T * (T + 1) / 2) * share;
+        all.visits.push_back(layer.visits);
     }
     for (Index t = 0; t < sequence.targets.size(); ++t) {
         if (sequence.targets[t] < 0) continue;
         all.counted += 1.0;
-        all.right += likeliest(one.logits->value().row(t)) == sequence.targets[t] ? 1.0 : 0.0;
+        all.right += likeliest(result.logits->value().row(t)) == sequence.targets[t] ? 1.0 : 0.0;
     }
+    return all;
 }
 
 // ---- what lies in files ----
@@ -190,10 +189,11 @@ class Run {
         const std::int64_t first = optimizer.steps;
         while (optimizer.steps < stage.schedule.steps) {
             const std::int64_t step = optimizer.steps;
-            log.push_back(one_step(stage, step, parameters, optimizer).dump());
+            const json line = one_step(stage, step, parameters, optimizer);
+            log.push_back(line.dump());
             const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
             const double rate = static_cast<double>((step + 1 - first) * recipe_.batch * recipe_.length) / seconds;
-            progress(stage, json::parse(log.back()), rate);
+            progress(stage, line, rate);
             if (optimizer.steps % recipe_.save_every == 0 && optimizer.steps < stage.schedule.steps) {
                 write_lines(home / "log.jsonl", log);
                 write_state(state, parameters, optimizer);
@@ -223,7 +223,7 @@ class Run {
                 task_->train(stream, static_cast<std::uint64_t>(step * recipe_.batch + b), recipe_.length);
             Forward<Trained> model(parameters, recipe_.config, forward);
             const ForwardResult<Trained> result = model.run(sequence.tokens, sequence.targets);
-            add_sequence(numbers[static_cast<std::size_t>(b)], result, sequence, 1.0);
+            numbers[static_cast<std::size_t>(b)] = told_by(result, sequence);
             gradients[static_cast<std::size_t>(b)] = model.gradients(result.loss);
         });
         // An expert that no token of a sequence visited has no gradient from it.
@@ -235,15 +235,14 @@ class Run {
             }
         for (auto& [name, g] : total) g.matrix() /= static_cast<float>(recipe_.batch);
         const Numbers n = mean(numbers);
-        const auto [main_norm, indexer_norm] = gradient_norms(total);
-        require(std::isfinite(n.loss) && std::isfinite(main_norm) && std::isfinite(indexer_norm),
-                "the training of \"", stage.name, "\" left the finite numbers at step ", step,
-                ": lower its learning rate");
         const double rate = stage.schedule.at(step);
         const double indexer_rate = stage.schedule.learning_rate > 0.0
                                         ? rate / stage.schedule.learning_rate * stage.indexer_rate
                                         : stage.indexer_rate;
-        optimizer.step(parameters, total, rate, indexer_rate);
+        const auto [main_norm, indexer_norm] = optimizer.step(parameters, total, rate, indexer_rate);
+        require(std::isfinite(n.loss) && std::isfinite(main_norm) && std::isfinite(indexer_norm),
+                "the training of \"", stage.name, "\" left the finite numbers at step ", step,
+                ": lower its learning rate");
         double most = 0.0;  // the fullest expert's share over an even one
         for (Index layer = recipe_.config.dense_layers; layer < recipe_.config.layers; ++layer) {
             const auto& visits = n.visits[static_cast<std::size_t>(layer)];
@@ -299,8 +298,7 @@ class Run {
             ForwardOptions forward = evaluation.forward;
             forward.lot = static_cast<std::uint64_t>(i);
             Forward<Trained> model(parameters, config, forward);
-            add_sequence(numbers[static_cast<std::size_t>(i)], model.run(sequence.tokens, sequence.targets), sequence,
-                         1.0);
+            numbers[static_cast<std::size_t>(i)] = told_by(model.run(sequence.tokens, sequence.targets), sequence);
         });
         const Numbers n = mean(numbers);
         // The spread is over sequences; over seeds it takes several runs.
