@@ -5,7 +5,10 @@ Format: docs/case-format.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,9 +43,16 @@ class Case:
     def flags(self) -> list[str]:
         return self.entry["flags"]
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether its numbers are kept in files: another seed would not change them."""
+        return any(stored_file(entry) for entry in self.entry["tensors"].values())
+
     def description(self) -> dict:
-        """What a plug-in finds in case.json."""
-        return {
+        """What a plug-in finds in case.json, and what a golden follows from."""
+        files = {name: stored_file(entry) for name, entry in self.entry["tensors"].items()}
+        stored = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path and path.exists()}
+        return ({"stored": stored} if stored else {}) | {
             "version": 1,
             "name": self.name,
             "op": self.op,
@@ -102,9 +112,24 @@ def choose(names: list[str], size: str = "all", flag: str | None = None) -> list
     return chosen
 
 
+def stored_file(entry: dict) -> Path | None:
+    """The .npy file beside the cases that a tensor with the fill "stored" is; None for other fills."""
+    name = entry.get("fill", {}).get("stored")
+    if name is None:
+        return None
+    require(isinstance(name, str) and re.fullmatch(r"\w+(/\w[\w.]*)*", name) is not None,
+            f'the fill "stored" must name a file below {HOME} without its ".npy", as "trained/activations/norm"; it is {name!r}')  # fmt: skip
+    require(not entry.keys() & {"set", "set_rows"}, f'the stored tensor {name} is as it is: leave out "set" and "set_rows"')
+    return HOME / f"{name}.npy"
+
+
 def write_in_dir(case: Case, folder: Path) -> None:
     """An IN_DIR for a plug-in that makes its inputs from their fills."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name, entry in case.entry["tensors"].items():
+        if path := stored_file(entry):
+            require(path.exists(), f"{case.name}: the tensor {name} is stored in {path}, which does not exist: `git checkout` it")
+            shutil.copy(path, folder / f"{name}.npy")
     (folder / "case.json").write_text(json.dumps(case.description(), indent=1) + "\n", encoding="utf-8")
 
 

@@ -258,7 +258,7 @@ def questions(chosen: list[Case], options: Options) -> list[Case]:
     asked = []
     for case in chosen:
         asked.append(case)
-        if options.private and case.size == "small":
+        if options.private and case.size == "small" and not case.is_stored:  # a seed would change nothing
             asked.append(recipes.reseeded(case, options.private_seed))
     for op in dict.fromkeys(case.op for case in chosen):
         if op in contract.OPS:

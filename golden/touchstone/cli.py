@@ -134,16 +134,18 @@ def make_goldens(
 def make_text(
     out: Out = DEFAULT_OUT,
     reference: Annotated[Optional[str], typer.Option(help="the program dsa-reference")] = None,
-    update_lock: Annotated[bool, typer.Option("--update-lock", help="take this golden as the right one")] = False,
+    update_lock: Annotated[bool, typer.Option("--update-lock", help="take these goldens as the right ones")] = False,
 ) -> None:
-    """Runs the whole model over a real text; every stage of every layer is a golden."""
+    """Runs whole models over real texts; every stage of every layer is a golden."""
     begin = time.monotonic()
-    folder = text.make_text(out, make.reference_program(reference))
+    program = make.reference_program(reference)
+    made = {reading.name: text.make_text(reading, out, program) for reading in text.READINGS}
+    locked = files.read_lock()
     if update_lock:
-        files.write_lock(files.read_lock() | {text.NAME: files.lock_entry(files.hashes_of(folder))})
-    elif problems := make.lock_problems(folder, text.NAME, files.read_lock()):
+        files.write_lock(locked | {name: files.lock_entry(files.hashes_of(folder)) for name, folder in made.items()})
+    elif problems := [p for name, folder in made.items() for p in make.lock_problems(folder, name, locked)]:
         fail(problems)
-    console.print(f"the model has read the text in {time.monotonic() - begin:.1f} s: {folder}", highlight=False)
+    console.print(f"{len(made)} texts were read in {time.monotonic() - begin:.1f} s: {out / 'model'}", highlight=False)
 
 
 @app.command("verify")

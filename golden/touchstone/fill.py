@@ -9,6 +9,7 @@ import sys
 import numpy as np
 
 from touchstone import dtypes, require
+from touchstone.cases import stored_file
 from touchstone.philox import RandomTensor
 
 PAGE_TOKENS = 64
@@ -39,12 +40,24 @@ def materialise(entry: dict, name: str, seed: int) -> np.ndarray:
     fill = entry.get("fill")
     require(isinstance(fill, dict) and len(fill) == 1, f"{who} needs a \"fill\", an object with one entry: the fill's name")
     [(kind, given)] = fill.items()
-    require(kind in FILLS, f'{who}: there is no fill named "{kind}"; there are {", ".join(FILLS)}')
+    if kind == "stored":
+        return _stored(who, entry, dtype, shape)
+    require(kind in FILLS, f'{who}: there is no fill named "{kind}"; there are {", ".join(FILLS)}, stored')
     array = FILLS[kind](_Tensor(f'{who}: "{kind}"', dtype, shape, RandomTensor(seed, name)), given)
     rows = array.reshape(_rows(shape), _cols(shape))
     _patch(entry, "set_rows", dtype, rows, who)
     _patch(entry, "set", dtype, rows.reshape(-1), who)
     return rows.reshape(shape)
+
+
+def _stored(who: str, entry: dict, dtype: str, shape: tuple) -> np.ndarray:
+    """A tensor that no recipe makes: a file kept beside the cases."""
+    path = stored_file(entry)
+    require(path.exists(), f'{who}: "stored" names the file {path}, which does not exist: check the name')
+    array = np.load(path, allow_pickle=False)
+    fits = array.shape == shape and array.dtype == dtypes.storage(dtype)
+    require(fits, f"{who}: {path} holds {array.dtype} {list(array.shape)}; the case says {dtype} {list(shape)}")
+    return array
 
 
 class _Tensor:

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .cases import REPOSITORY_HINT, all_cases
-from .text import NAME as TEXT_NAME
-from .text import TEXT
+from .text import READINGS
 from .verify import goldens_in
 
 # The block whose stages make the error budget.
@@ -59,7 +58,7 @@ def tell(out: Path, console: Console) -> None:
     size = sum(p.stat().st_size for p in files) / 2**20
     console.rule("What happened")
     console.print(
-        f"The reference answered {len(goldens)} of {len(all_cases()) + 1} cases of {len(ops)} ops: {len(files)} tensors, {size:.0f} MiB.",
+        f"The reference answered {len(goldens)} of {len(all_cases()) + len(READINGS)} cases of {len(ops)} ops: {len(files)} tensors, {size:.0f} MiB.",
         highlight=False,
     )
     worst = _worst(goldens)
@@ -78,16 +77,17 @@ def tell(out: Path, console: Console) -> None:
             "The first three columns judge each stage on the inputs that it had; the last is what has added up since the layer's input.",
             highlight=False,
         )
-    model = out / TEXT_NAME
-    if model.exists():
-        read = TEXT.read_bytes()
-        decoded = np.load(model / "exact" / "decode_tokens.npy")[0].astype(np.uint8).tobytes()
-        console.print(f"\nA model of V3.2's shape has read {len(np.load(model / 'inputs' / 'tokens.npy'))} bytes of As You Like It,", highlight=False)
-        console.print(f'    "{printable(read[:60])}..."', highlight=False)
-        console.print(f'and goes on: "{printable(decoded)}". Its weights are random still: training comes later.', highlight=False)
+    for reading in READINGS:
+        model = out / reading.name
+        if model.exists():
+            read, decoded = (np.load(model / path).reshape(-1).astype(np.uint8).tobytes() for path in ("inputs/tokens.npy", "exact/decode_tokens.npy"))
+            kind = "A small trained model" if reading.weights else "A model of V3.2's shape with random weights"
+            console.print(f"\n{kind} has read {len(read)} bytes of {reading.text.stem.replace('_', ' ')},", highlight=False)
+            console.print(f'    "...{printable(read[-60:])}"', highlight=False)
+            console.print(f'and goes on: "{printable(decoded)}".', highlight=False)
     console.print("\nWhere things are:", highlight=False)
     console.print(f"    {out}/<op>/<case>/   inputs, exact, deployed, their bounds, manifest.json", highlight=False)
-    console.print(f"    {out}/{TEXT_NAME}/   every stage of every layer over the text", highlight=False)
+    console.print(f"    {out}/model/<text>/   every stage of every layer of a model over a text", highlight=False)
     console.print("What to look at next:", highlight=False)
     for line in REPOSITORY_HINT:
         console.print(f"    {line}", highlight=False)

@@ -1,4 +1,5 @@
-"""The real text: a V3.2-shaped model of some million weights reads a passage of Shakespeare, byte by byte."""
+"""The real texts: a V3.2-shaped model of some million random weights reads Shakespeare byte by byte, and a smaller one,
+trained (golden/trained), goes on with two books whose ends it has not seen."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +17,41 @@ from . import Refusal
 from .cases import HOME
 from .files import hashes_of, sha256, write_json
 
-TEXT = HOME / "text" / "as_you_like_it.txt"
-CONFIG = HOME / "text" / "config.json"
-NAME = "model/as_you_like_it"
-SEED = 20261124
-TOKENS = 768
 DECODED = 16
 
 
-def tokens() -> np.ndarray:
-    """The first bytes of the text, int32 [T]."""
-    return np.frombuffer(TEXT.read_bytes()[:TOKENS], dtype=np.uint8).astype(np.int32)
+@dataclass(frozen=True)
+class Reading:
+    """One model over the beginning of one text."""
+
+    text: Path
+    config: Path
+    length: int  # T, bytes
+    seed: int = 0  # of random weights
+    weights: Path | None = None  # trained ones instead
+
+    @property
+    def name(self) -> str:
+        """The golden's full name."""
+        return f"model/{self.text.stem}"
+
+    def tokens(self) -> np.ndarray:
+        """The first bytes of the text, int32 [T]."""
+        return np.frombuffer(self.text.read_bytes()[: self.length], dtype=np.uint8).astype(np.int32)
+
+    def recipe(self) -> dict:
+        """Everything that the golden follows from."""
+        weights = {"weights": sha256(self.weights)} if self.weights else {"seed": self.seed}
+        return weights | {"text": sha256(self.text), "tokens": self.length, "decoded": DECODED, "config": json.loads(self.config.read_text())}
+
+
+TRAINED = HOME / "trained"
+SHAKESPEARE = Reading(HOME / "text" / "as_you_like_it.txt", HOME / "text" / "config.json", 768, seed=20261124)
+ALICE, PARADISE = (
+    Reading(TRAINED / name, TRAINED / "config.json", 256, weights=TRAINED / "model.safetensors")
+    for name in ("alice_in_wonderland.txt", "paradise_lost.txt")
+)
+READINGS = (SHAKESPEARE, ALICE, PARADISE)
 
 
 def _run(*command) -> None:
@@ -34,10 +60,10 @@ def _run(*command) -> None:
         raise Refusal(run.stderr.strip() or f"{command[0]} stopped with status {run.returncode}")
 
 
-def make_text(out: Path, program: Path) -> Path:
+def make_text(reading: Reading, out: Path, program: Path) -> Path:
     """Runs the model over the text in both tiers; every stage of every layer is a golden. -> the golden's folder."""
-    folder = out / NAME
-    recipe = {"text": TEXT.name, "tokens": TOKENS, "decoded": DECODED, "seed": SEED, "config": json.loads(CONFIG.read_text())}
+    folder = out / reading.name
+    recipe = reading.recipe()
     manifest = folder / "manifest.json"
     program_hash = sha256(program)
     if manifest.exists():
@@ -49,19 +75,23 @@ def make_text(out: Path, program: Path) -> Path:
         unfinished = Path(scratch) / "out"
         inputs = unfinished / "inputs"
         inputs.mkdir(parents=True)
-        shutil.copy(CONFIG, inputs / "config.json")
-        np.save(inputs / "tokens.npy", tokens())
+        shutil.copy(reading.config, inputs / "config.json")
+        np.save(inputs / "tokens.npy", reading.tokens())
         weights = inputs / "model.safetensors"
-        _run(program, "init", "--config", CONFIG, "--seed", SEED, "--out", weights)
+        if reading.weights:
+            shutil.copy(reading.weights, weights)
+        else:
+            _run(program, "init", "--config", reading.config, "--seed", reading.seed, "--out", weights)
         for tier in ("exact", "deployed"):
             _run(
-                program, "model", "--config", CONFIG, "--weights", weights, "--tokens", inputs / "tokens.npy",
+                program, "model", "--config", reading.config, "--weights", weights, "--tokens", inputs / "tokens.npy",
                 "--out", unfinished / tier, "--tier", tier, "--trace", "all", "--decode", DECODED,
             )  # fmt: skip
+        made_by = "kept weights, then dsa-reference model" if reading.weights else "dsa-reference init, then dsa-reference model"
         write_json(
             unfinished / "manifest.json",
             {"version": 1, "case": recipe, "files": hashes_of(unfinished), "program": program_hash,
-             "provenance": "dsa-reference init, then dsa-reference model in each tier, every stage traced"},
+             "provenance": made_by + " in each tier, every stage traced"},
         )  # fmt: skip
         if folder.exists():
             shutil.rmtree(folder)

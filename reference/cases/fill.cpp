@@ -463,6 +463,8 @@ void read_fill(FillRecipe& r, const std::string& kind, const json& given, const 
                 r.size, " values; there are ", r.values.size());
         return;
     }
+    require(kind != "stored", who, " is a file that no recipe makes: put ", r.name,
+            ".npy beside case.json, as `touchstone cases` does");
     Parameters p(given, who);
     if (kind == "normal") {
         r.kind = Kind::normal;
@@ -549,7 +551,7 @@ void read_fill(FillRecipe& r, const std::string& kind, const json& given, const 
     } else {
         refuse("tensor ", r.name, ": there is no fill named \"", kind,
                "\"; there are normal, outliers, uniform, levels, constant, integers, arange, values, permutation, "
-               "selection, crowded, kv_pages, key_pages");
+               "selection, crowded, kv_pages, key_pages, stored");
     }
     p.finish();
 }

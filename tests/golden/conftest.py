@@ -31,11 +31,11 @@ def goldens(reference) -> Path:
 
 
 @pytest.fixture(scope="session")
-def text_golden(reference) -> Path:
-    """The whole model over the text."""
+def text_goldens(reference) -> dict[str, Path]:
+    """The folders of whole models over texts, by the goldens' names."""
     from touchstone import make, text
 
-    return text.make_text(make.DEFAULT, reference)
+    return {reading.name: text.make_text(reading, make.DEFAULT, reference) for reading in text.READINGS}
 
 
 @pytest.fixture
