@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.py"))
 
 
-PICTURES = {"01_a_sentence_through_every_stage": 8, "02_from_a_wrong_kernel_to_a_right_one": 5}
+PICTURES = {"01_a_sentence_through_every_stage": 8, "02_from_a_wrong_kernel_to_a_right_one": 5, "03_teaching_the_indexer": 6}
 
 
 def test_every_notebook_is_known():
@@ -25,7 +25,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TOUCHSTONE_REFERENCE", os.environ.get("TOUCHSTONE_REFERENCE", str(REPOSITORY / "build" / "dsa-reference")))
     notebook = jupytext.read(path)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(REPOSITORY / "notebooks")}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(REPOSITORY / "notebooks")}}).execute()
     pictures = [out for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
     assert len(pictures) >= PICTURES[path.stem]
     for picture in pictures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from touchstone import Refusal, cases, check, fill, text
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 import trained  # noqa: E402
+import trained_against_random  # noqa: E402
 
 READINGS = pytest.mark.parametrize("reading", [text.ALICE, text.PARADISE], ids=lambda r: r.text.stem)
 TIERS = pytest.mark.parametrize("tier", ["exact", "deployed"])
@@ -107,6 +109,18 @@ def test_the_model_has_learnt_and_so_has_its_indexer(reading, text_goldens, refe
     assert loss(golden) < 2.5 < np.log(256) < loss(tmp_path / "random")  # nats a byte
     for layer in range(3):
         assert recall(golden, layer) > recall(tmp_path / "random", layer) + 0.1
+
+
+def test_the_book_s_table_is_what_is_measured(reference, tmp_path):
+    trained_layers, random_layers = trained_against_random.models(reference, tmp_path)
+    now = [trained_against_random.measured(sum(runs, [])) for runs in (trained_layers, random_layers)]
+    page = (REPOSITORY / "docs" / "15-trained-weights.md").read_text()
+    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if re.match(r"\| [^-].* \| [\d.e-]+ \| [\d.e-]+ \|$", line)]
+    assert [name for name, *_ in told] == list(now[0])
+    for name, *numbers in told:
+        for number, measured in zip(numbers, now):
+            # NumPy's own exp and sums may move the third digit's rounding from one machine to another.
+            assert abs(float(number) - measured[name]) <= 0.011 * abs(measured[name]), f"{name}: the book says {number}; measured {measured[name]:.4g}"
 
 
 def test_a_stored_tensor_is_refused_in_a_sentence(tmp_path, reference):
