@@ -95,7 +95,7 @@ axes[1].set(xlabel="step of the sparse stage", title="recall in sparse training"
 axes[0].legend()
 plt.tight_layout()
 plt.show()
-assert logs["warmup"][-1]["captured"] > 0.6
+assert logs["warmup"][0]["captured"] < 0.1 and logs["warmup"][-1]["captured"] > 0.5
 
 # %% [markdown]
 # ## What does one query see?
@@ -157,9 +157,9 @@ axes[0].set_ylabel("recall")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, bbox_to_anchor=(0.5, -0.06))
 plt.tight_layout()
 plt.show()
-late = slice(64, None)
-for number in range(config["num_hidden_layers"]):
-    assert np.mean(recall["warmup", number][late]) > np.mean(recall["dense", number][late]) + 0.1
+late = {stage: np.mean([recall[stage, number][64:] for number in range(config["num_hidden_layers"])]) for stage in STAGES}
+print("recall of the queries from 64 on:", {stage: f"{mean:.2f}" for stage, mean in late.items()})
+assert late["warmup"] > late["dense"] + 0.2
 
 # %% [markdown]
 # ## Is it better than something simple?

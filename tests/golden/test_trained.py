@@ -21,13 +21,11 @@ TIERS = pytest.mark.parametrize("tier", ["exact", "deployed"])
 STORED = [case for case in cases.all_cases() if case.is_stored]
 
 
-def run_model(reference, reading, tokens, out, tier, weights=None, more=()):
+def run_model(reference, reading, tokens, out, *more):
+    """-> a function from an output's name to its array"""
     np.save(out.with_suffix(".npy"), tokens)
-    subprocess.run(
-        [reference, "model", "--config", reading.config, "--weights", weights or reading.weights, "--tokens", out.with_suffix(".npy"),
-         "--out", out, "--tier", tier, *more],
-        check=True,
-    )  # fmt: skip
+    subprocess.run([reference, "model", "--config", reading.config, "--weights", reading.weights, "--tokens", out.with_suffix(".npy"),
+                    "--out", out, *more], check=True)  # fmt: skip
     return lambda name: np.load(out / f"{name}.npy")[0]
 
 
@@ -68,10 +66,10 @@ def test_greedy_decoding_equals_uncached_passes(reading, tier, reference, tmp_pa
     """The cache changes nothing: each new token is the likeliest one of a whole pass over all before it."""
     decoded = 24
     tokens = reading.tokens()
-    shown = run_model(reference, reading, tokens, tmp_path / "out", tier, more=("--decode", str(decoded)))
+    shown = run_model(reference, reading, tokens, tmp_path / "out", "--tier", tier, "--decode", str(decoded))
     new, logits = shown("decode_tokens"), shown("decode_logits")
     assert new.shape == (decoded,) and np.array_equal(logits.argmax(-1), new)
-    whole = run_model(reference, reading, np.concatenate([tokens, new]).astype(np.int32), tmp_path / "whole", tier)("logits")
+    whole = run_model(reference, reading, np.concatenate([tokens, new]).astype(np.int32), tmp_path / "whole", "--tier", tier)("logits")
     assert np.array_equal(whole[: len(tokens)], shown("logits"))
     assert np.array_equal(whole[len(tokens) - 1 : -1].argmax(-1), new)
     assert np.array_equal(whole[len(tokens) - 1 : -1], logits)
@@ -84,36 +82,17 @@ def test_both_tiers_of_the_goldens_go_on_with_the_same_words(text_goldens):
 
 
 @READINGS
-def test_the_model_has_learnt_and_so_has_its_indexer(reading, text_goldens, reference, tmp_path):
-    """Against random weights of the same sizes, and against chance."""
-    random = tmp_path / "model.safetensors"
-    subprocess.run([reference, "init", "--config", reading.config, "--seed", "1", "--out", random], check=True)
-    run_model(reference, reading, reading.tokens(), tmp_path / "random", "exact", random, ("--trace", "all"))
-
-    def loss(folder):
-        logits = np.load(folder / "logits.npy")[0][:-1]
-        return np.mean(np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, reading.tokens()[1:, None], -1)[:, 0])
-
-    def recall(folder, layer):
-        """Dense attention's mass on the selection; queries with more than twice k candidates, mean over heads."""
-        q, kv, chosen = (np.load(folder / f"layer_{layer}.{name}.npy")[0] for name in ("q", "kv", "topk_indices"))
-        config = json.loads(reading.config.read_text())
-        scale = (config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5
-        found = []
-        for t in range(2 * config["index_topk"], len(q)):
-            p = np.exp(q[t] @ kv[: t + 1].T * scale)
-            found.append((p[:, chosen[t]].sum(-1) / p.sum(-1)).mean())
-        return np.mean(found)
-
-    golden = text_goldens[reading.name] / "exact"
-    assert loss(golden) < 2.5 < np.log(256) < loss(tmp_path / "random")  # nats a byte
-    for layer in range(3):
-        assert recall(golden, layer) > recall(tmp_path / "random", layer) + 0.1
+def test_the_model_has_learnt(reading, text_goldens):
+    logits = np.load(text_goldens[reading.name] / "exact" / "logits.npy")[0][:-1]
+    right = np.take_along_axis(logits, reading.tokens()[1:, None], -1)[:, 0]
+    assert np.mean(np.log(np.exp(logits).sum(-1)) - right) < 2.5 < np.log(256)  # nats a byte, against all bytes alike
 
 
 def test_the_book_s_table_is_what_is_measured(reference, tmp_path):
     trained_layers, random_layers = trained_against_random.models(reference, tmp_path)
     now = [trained_against_random.measured(sum(runs, [])) for runs in (trained_layers, random_layers)]
+    recall = "mass on the selected k (recall), %"
+    assert now[0][recall] > 70 > 2 * now[1][recall]  # its indexer has learnt, too; chance gives 17
     page = (REPOSITORY / "docs" / "15-trained-weights.md").read_text()
     told = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if re.match(r"\| [^-].* \| [\d.e-]+ \| [\d.e-]+ \|$", line)]
     assert [name for name, *_ in told] == list(now[0])
