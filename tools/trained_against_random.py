@@ -128,6 +128,7 @@ def scores(layer: Layer) -> None:
     layer.facts["scores that are exactly 0, %"] = 100 * np.mean(logits[np.tri(T, dtype=bool)] == 0)
     ranked = -np.sort(-logits[LATE:], -1)
     layer.facts["queries with a tie at the k-th place, %"] = 100 * np.mean(ranked[:, k - 1] == ranked[:, k])
+    layer.facts["queries whose k-th and next score are both 0, %"] = 100 * np.mean((ranked[:, k - 1] == 0) & (ranked[:, k] == 0))
     values, bounds = layer.golden.deployed("indexer_logits"), layer.golden.stored("deployed_bound", "indexer_logits").astype(np.float64)
     may = 0
     for t in range(LATE, T):
