@@ -28,7 +28,8 @@ def tokens() -> np.ndarray:
     return np.frombuffer(TEXT.read_bytes()[:TOKENS], dtype=np.uint8).astype(np.int32)
 
 
-def _run(*command) -> None:
+def run_program(*command) -> None:
+    """Runs a program; what it says when it fails is the refusal."""
     run = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise Refusal(run.stderr.strip() or f"{command[0]} stopped with status {run.returncode}")
@@ -52,9 +53,9 @@ def make_text(out: Path, program: Path) -> Path:
         shutil.copy(CONFIG, inputs / "config.json")
         np.save(inputs / "tokens.npy", tokens())
         weights = inputs / "model.safetensors"
-        _run(program, "init", "--config", CONFIG, "--seed", SEED, "--out", weights)
+        run_program(program, "init", "--config", CONFIG, "--seed", SEED, "--out", weights)
         for tier in ("exact", "deployed"):
-            _run(
+            run_program(
                 program, "model", "--config", CONFIG, "--weights", weights, "--tokens", inputs / "tokens.npy",
                 "--out", unfinished / tier, "--tier", tier, "--trace", "all", "--decode", DECODED,
             )  # fmt: skip
