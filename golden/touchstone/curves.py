@@ -158,8 +158,8 @@ def write(run: Run, out: Path) -> list[Path]:
             for kind in ("svg", "png"):
                 path = out / f"{name}.{kind}"
                 unfinished = path.with_name(path.name + ".unfinished")
-                # Without a date the same run gives the same bytes.
-                figure.savefig(unfinished, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else {"Software": None})
+                with pyplot().rc_context(STYLE):  # without a date the same run gives the same bytes
+                    figure.savefig(unfinished, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else {"Software": None})
                 os.replace(unfinished, path)
                 written.append(path)
     except OSError as error:

@@ -146,7 +146,7 @@ function drawText(lit, misses) {
   $("text").setAttribute("aria-activedescendant", "byte-" + state.query);
 }
 
-function drawTables(lit) {
+function drawTables(lit, misses) {
   const layer = current();
   const { query: t, k } = state;
   const ways = [
@@ -173,7 +173,7 @@ function drawTables(lit) {
         element("td", { className: "number", textContent: s }),
         element("td", { className: "number", textContent: percent(layer.mass[row(t) + s] / UNIT) }),
         element("td", { className: "number", textContent: rank.get(s) }),
-        element("td", { textContent: lit.has(s) ? "yes" : "missed" }));
+        element("td", { textContent: lit.has(s) ? "yes" : misses.has(s) ? "missed" : "no" }));
     }),
   );
   const { name } = about.stages[state.stage];
@@ -245,9 +245,10 @@ function drawMatrices() {
 function show(change = {}) {
   Object.assign(state, change);
   const lit = chosen(current(), state.query, state.k);
+  const misses = missed(current(), state.query, state.k, lit);
   drawStages();
-  drawText(lit, missed(current(), state.query, state.k, lit));
-  drawTables(lit);
+  drawText(lit, misses);
+  drawTables(lit, misses);
   drawStrip(lit);
   drawMatrices();
   $("k").value = state.k;

@@ -25,12 +25,13 @@ class Browser:
     def __init__(self, profile: Path):
         to_browser, self.write_end = os.pipe()
         self.read_end, from_browser = os.pipe()
-        # The shell gives the two pipes the numbers that the browser expects. Root may not have a sandbox.
+        # The shell gives the two pipes the numbers that the browser expects (the second is 6 at least, so the first does not
+        # hide it). Root may not have a sandbox.
         command = ['exec "$0" "$@" 3<&%d 4>&%d' % (to_browser, from_browser), PROGRAM, "--headless=new", "--no-sandbox",
                    "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
                    "--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank"]  # fmt: skip
         with (profile / "log").open("w") as log:
-            self.process = subprocess.Popen(["sh", "-c", *command], pass_fds=(to_browser, from_browser), stdout=log, stderr=log)
+            self.process = subprocess.Popen(["bash", "-c", *command], pass_fds=(to_browser, from_browser), stdout=log, stderr=log)
         os.close(to_browser)
         os.close(from_browser)
         self.unread, self.events, self.count, self.session = b"", [], 0, None
