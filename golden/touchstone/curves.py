@@ -57,11 +57,12 @@ LEARNERS = (("gradient_norm", BLUE, "-", "main model"), ("indexer_gradient_norm"
 def draw_rates(axes, stage: Stage) -> None:
     """The learning rates of the main model and of the indexer, where each learns."""
     peak = stage.settings["learning_rate"]
-    indexers = stage.settings.get("indexer_learning_rate", peak) / peak if peak > 0 else 0.0
-    for (norm, colour, dashes, label), factor in zip(LEARNERS, (1.0, indexers)):
-        steps = stage.of_log(norm)[0]
-        rates = {stage.first + line["step"]: line["rate"] * factor for line in stage.log}
-        axes.plot(steps, [rates[step] for step in steps], dashes, color=colour, lw=1.8, label=label)
+    peaks = peak, stage.settings.get("indexer_learning_rate", peak)
+    for (norm, colour, dashes, label), own in zip(LEARNERS, peaks):
+        learns = [line for line in stage.log if norm in line]
+        # The log has the main model's rate; the indexer's rises and falls with it (reference/training/train.cpp).
+        rates = [line["rate"] / peak * own if peak > 0 else own for line in learns]
+        axes.plot([stage.first + line["step"] for line in learns], rates, dashes, color=colour, lw=1.8, label=label)
 
 
 def panels():
@@ -105,8 +106,9 @@ def draw_curves(run: Run):
                     axes.axvspan(stage.first, stage.first + len(stage.log), color="#000000", alpha=0.05 * (i % 2), lw=0)
                     axes.text(stage.first + len(stage.log) / 2, 0.99, stage.name, transform=axes.get_xaxis_transform(),
                               ha="center", va="top", fontsize=8, color=GREY, clip_on=True)  # fmt: skip
+            # From where there is something to see; the first line of a panel with a level is that level.
             first = min((x for drawn in axes.lines[level is not None :] for x in drawn.get_xdata()), default=0)
-            axes.set_xlim(left=first - 0.02 * (axes.get_xlim()[1] - first))  # from where there is something to see
+            axes.set_xlim(left=first - 0.02 * (axes.get_xlim()[1] - first))
             if title in ("Learning rates", "Gradients"):
                 axes.set_yscale("log")
             if title == "What the indexer knows":  # an untrained one may be far worse than knowing nothing

@@ -166,7 +166,8 @@ def filled(looks: list[Look], tokens: np.ndarray, source: str) -> str:
 def write(looks: list[Look], tokens: np.ndarray, source: str, out: Path) -> int:
     """Writes the page, whole or not at all. -> its size in bytes"""
     require(bool(looks), "a page needs a stage to look at: name one with --stage")
-    require(len({(a.topk, len(a.layers)) for a in looks}) == 1, "the stages of a page must have the same index_topk and number of layers: choose some with --stage")
+    require(len({(a.topk, len(a.layers)) for a in looks}) == 1,
+            "the stages of a page must have the same index_topk and number of layers: choose some with --stage")  # fmt: skip
     data = filled(looks, tokens, source).encode("utf-8")
     require(len(data) <= LIMIT, f"the page would have {len(data) / 2**20:.1f} MiB, and {LIMIT >> 20} are the most: "
             "choose a smaller --length, or fewer stages with --stage")  # fmt: skip

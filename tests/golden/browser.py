@@ -15,7 +15,7 @@ import subprocess
 import time
 from pathlib import Path
 
-PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+PROGRAM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 SECONDS = 60
 
 

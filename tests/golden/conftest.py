@@ -96,3 +96,12 @@ def training_run(reference, tmp_path_factory) -> Path:
     made = subprocess.run([reference, "train", home / "recipe.json", "--out", home / "run"], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return home / "run"
+
+
+@pytest.fixture(scope="session")
+def looks(training_run, reference) -> list:
+    """Its stages as `touchstone page` sees them over that held-out sequence."""
+    from touchstone import page, runs
+
+    tokens, _ = page.window_of(ALICE, None, 64)
+    return [page.look(stage, tokens, reference) for stage in runs.read_run(training_run).stages]

@@ -39,8 +39,19 @@ def test_each_panel_draws_the_log(run):
     assert len(knows) == 2
     measured = tuple(step for step, line in enumerate(run.stages[1].log, 60) if "recall" in line)
     assert drawn["What the indexer knows"][measured] == [line["recall"] for line in run.stages[1].log if "recall" in line]
+    warmup = run.stages[1]
+    assert drawn["Learning rates"][tuple(range(60, 80))] == pytest.approx([line["rate"] for line in warmup.log])  # the indexer's own peak is the same
     for axes in figure.axes:
         assert axes.get_xlabel() == "step" and axes.get_ylabel()
+
+
+def test_an_indexers_rate_follows_its_own_peak(run):
+    """Half the main model's, in a stage in which both learn."""
+    sparse = run.stages[2]
+    halved = runs.Stage(sparse.folder, sparse.settings | {"indexer_learning_rate": sparse.settings["learning_rate"] / 2}, sparse.log, 80)
+    axes = next(a for a in curves.draw_curves(runs.Run(run.folder, [halved], [])).axes if a.get_title(loc="left") == "Learning rates")
+    main, indexer = (list(line.get_ydata()) for line in axes.lines)
+    assert indexer == pytest.approx([rate / 2 for rate in main])
 
 
 def test_a_mean_near_an_end_is_over_the_steps_that_there_are():

@@ -23,12 +23,6 @@ T, K = 64, 8  # as conftest's run has them
 
 
 @pytest.fixture(scope="module")
-def looks(training_run, reference):
-    tokens, _ = page.window_of(ALICE, None, T)
-    return [page.look(stage, tokens, reference) for stage in runs.read_run(training_run).stages]
-
-
-@pytest.fixture(scope="module")
 def made(training_run, reference, tmp_path_factory):
     """The page by its command. -> (HTML, what it is about, [stages, layers, 3, causal pairs])"""
     out = tmp_path_factory.mktemp("page") / "page.html"
@@ -137,6 +131,15 @@ def test_the_recall_is_the_trainers(looks, training_run):
             most.append(mass[: t + 1][~must_not].sum())
     assert np.mean(most) - np.mean(least) < 0.01, "too much is near the k-th place: the comparison says little"
     assert np.mean(least) - rounding <= rows["sparse"]["recall"] <= np.mean(most) + rounding
+
+
+def test_the_books_page_is_of_today():
+    """Without its data it is page.html with page.js. If not, run docs/pictures/looking.sh."""
+    book = (Path(__file__).resolve().parents[2] / "docs" / "pictures" / "indexer.html").read_text()
+    for name in ("about", "tensors"):
+        book = re.sub(rf'(<script [^>]*id="{name}">).*?(</script>)', rf"\1/*{name.upper()}*/\2", book, flags=re.DOTALL)
+    template = (page.PACKAGE / "page.html").read_text()
+    assert book == template.replace("/*SCRIPT*/", (page.PACKAGE / "page.js").read_text())
 
 
 def test_text_cannot_leave_its_script():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from browser import PROGRAM, Browser
 
-from touchstone import page, runs
+from touchstone import page
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here (Debian: apt-get install chromium)")
 ALICE = Path(__file__).resolve().parents[2] / "recipes" / "text" / "alice_in_wonderland.txt"
@@ -18,13 +18,11 @@ STAGES = ("dense", "warmup", "sparse")
 
 
 @pytest.fixture(scope="module")
-def looks(training_run, reference, tmp_path_factory):
-    """The stages, and the page of them."""
-    tokens, _ = page.window_of(ALICE, None, T)
-    looks = [page.look(stage, tokens, reference) for stage in runs.read_run(training_run).stages]
+def address(looks, tmp_path_factory) -> str:
+    """Of the page, as a file."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    page.write(looks, tokens, "a test", path)
-    return looks, path
+    page.write(looks, page.window_of(ALICE, None, T)[0], "a test", path)
+    return path.as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +33,17 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, looks):
+def opened(browser, address):
     """The page, opened anew; whatever a test does, nothing may be complained of and nobody asked."""
     browser.events.clear()
     browser.looks(1200, 900)
     browser.open("about:blank")
-    browser.open(looks[1].as_uri())
+    browser.open(address)
     browser.wait_for("document.querySelector('.lit') !== null")
     yield browser
     browser.run("new Promise((done) => setTimeout(done, 400))")  # the address is written after 300 ms
     assert browser.complaints() == []
-    assert {url.split("#")[0] for url in browser.requests()} <= {"about:blank", looks[1].as_uri()}
+    assert {url.split("#")[0] for url in browser.requests()} <= {"about:blank", address}
 
 
 def positions(browser, kind: str) -> list[int]:
@@ -56,7 +54,8 @@ def positions(browser, kind: str) -> list[int]:
 def told(browser) -> tuple[str, int, int, float, float]:
     """The sentence below the text: stage, layer, query, recall and mean recall as shares of 1."""
     text = browser.run("document.getElementById('told').textContent")
-    found = re.fullmatch(r"(\w+), layer (\d+), query (\d+) \(.*\): \d+ of \d+ bytes chosen, recall ([\d.]+)\u00a0%; mean over queries ([\d.]+)\u00a0%", text, re.DOTALL)
+    place, shares = r"(\w+), layer (\d+), query (\d+) \(.*\)", r"recall ([\d.]+)\u00a0%; mean over queries ([\d.]+)\u00a0%"
+    found = re.fullmatch(place + r": \d+ of \d+ bytes chosen, " + shares, text, re.DOTALL)
     assert found, text
     return found[1], int(found[2]), int(found[3]), float(found[4]) / 100, float(found[5]) / 100
 
@@ -75,7 +74,7 @@ def slack(t: int, k: int) -> float:
 
 def is_right(browser, looks, stage: int, layer: int, query: int, k: int) -> None:
     """What is lit and told is what NumPy says of this place."""
-    own = looks[0][stage].layers[layer]
+    own = looks[stage].layers[layer]
     chosen = [selected(own, t, k) for t in range(T)]
     recalls = [own.mass[t, chosen[t]].sum() for t in range(T)]
     assert positions(browser, "lit") == chosen[query]
@@ -103,7 +102,7 @@ def test_every_stage_and_layer_lights_its_selection(opened, looks):
 def test_a_sparse_stage_lights_what_it_attended_to(opened, looks):
     opened.click("#stages button[data-stage='2'][data-layer='1']")
     opened.click("#byte-50")
-    attended = looks[0][2].layers[1].attended[50]
+    attended = looks[2].layers[1].attended[50]
     assert positions(opened, "lit") == attended[attended >= 0].tolist()
 
 
@@ -126,7 +125,7 @@ def test_keys_move_the_query_and_k(opened, looks):
 
 
 def test_the_shade_is_the_mass_or_the_score(opened, looks):
-    own = looks[0][0].layers[1]
+    own = looks[0].layers[1]
     opened.click("#stages button[data-stage='0'][data-layer='1']")
     opened.click("#byte-30")
     for shade, values in (("mass", own.mass[30, :31]), ("score", page.prediction_of(own.scores)[30, :31])):
@@ -148,20 +147,20 @@ def test_a_matrix_shows_where_the_mass_is(opened, looks):
     opacity = opened.run("""(() => { const c = document.getElementById('matrix-mass');
         const d = c.getContext('2d').getImageData(0, 0, 64, 64).data; return Array.from({length: 64 * 64}, (_, i) => d[4 * i + 3]); })()""")
     drawn = np.array(opacity).reshape(T, T)[: T - 2]  # the last rows have the query's lines
-    mass = looks[0][1].layers[1].mass[: T - 2]
+    mass = looks[1].layers[1].mass[: T - 2]
     assert not drawn[np.triu_indices(T - 2, 1, T)].any()
     assert (drawn.argmax(axis=1) == mass.argmax(axis=1)).mean() > 0.9  # shades are bytes: near maxima may be equal
     assert (drawn.max(axis=1) == 255).all()
 
 
-def test_a_place_on_the_page_has_an_address(opened, looks):
-    opened.open(looks[1].as_uri() + "#stage=2&layer=0&query=33&k=5&shade=score")
+def test_a_place_on_the_page_has_an_address(opened, looks, address):
+    opened.open(address + "#stage=2&layer=0&query=33&k=5&shade=score")
     opened.wait_for("document.querySelector('#text .query').id === 'byte-33'")
     is_right(opened, looks, 2, 0, 33, 5)
     assert opened.run("document.querySelector('#shades input:checked').value") == "score"
     opened.click("#byte-34")
     opened.wait_for("location.hash.includes('query=34')")
-    opened.open(looks[1].as_uri() + "#stage=99&layer=-1&query=x&k=0&shade=none")  # nonsense is bent to what there is
+    opened.open(address + "#stage=99&layer=-1&query=x&k=0&shade=none")  # nonsense is bent to what there is
     opened.wait_for("document.querySelector('#k-told').textContent === '1'")
     assert told(opened)[:2] == ("sparse", 0)
 
@@ -179,8 +178,11 @@ def test_it_fits_a_telephone_by_day_and_by_night(opened, dark):
 def test_a_reader_of_screens_is_told(opened):
     """Names and states, as the browser gives them to assistive technology."""
     opened.click("#byte-12")
-    nodes = opened.call("Accessibility.getFullAXTree")["nodes"]
-    said = [(n.get("role", {}).get("value"), n.get("name", {}).get("value", ""), {p["name"]: p["value"].get("value") for p in n.get("properties", [])}) for n in nodes if not n.get("ignored")]
+    said = []
+    for node in opened.call("Accessibility.getFullAXTree")["nodes"]:
+        state = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
+        if not node.get("ignored"):
+            said.append((node.get("role", {}).get("value"), node.get("name", {}).get("value", ""), state))
     assert [name for role, name, _ in said if role == "heading"][0] == "What does the indexer choose?"
     options = [(name, state) for role, name, state in said if role == "option"]
     assert len(options) == T and options[12][0].endswith("position 12") and options[12][1].get("selected") is True
