@@ -10,6 +10,9 @@ from . import Refusal, require
 from .cases import read_json
 
 
+IN_A_ROW = ("name", "loss", "loss_standard_error", "accuracy", "recall", "pairs")  # what is read of evaluation.json's
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage's folder, as `dsa-reference train` writes it."""
@@ -63,6 +66,16 @@ def read_log(path: Path) -> list[dict]:
     return lines
 
 
+def read_table(path: Path) -> list[dict]:
+    """The rows of evaluation.json; none where it is not there."""
+    rows = read_json(path).get("rows", []) if path.exists() else []
+    for row in rows:
+        absent = [name for name in IN_A_ROW if name not in row]
+        require(not absent, f"each row of {path} must have {', '.join(IN_A_ROW)}; one has no {', '.join(absent)}: "
+                "let `dsa-reference train` write it again")  # fmt: skip
+    return rows
+
+
 def read_run(folder: Path) -> Run:
     """The run in `folder`."""
     found = {}
@@ -83,5 +96,4 @@ def read_run(folder: Path) -> Run:
             settings, home = found[name]
             parent = stages.get(settings.get("from", ""))
             stages[name] = Stage(home, settings, read_log(home / "log.jsonl"), parent.first + parent.steps if parent else 0)
-    table = folder / "evaluation.json"
-    return Run(folder, list(stages.values()), read_json(table)["rows"] if table.exists() else [])
+    return Run(folder, list(stages.values()), read_table(folder / "evaluation.json"))

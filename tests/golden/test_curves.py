@@ -102,6 +102,18 @@ def test_a_log_that_is_cut_is_refused_with_its_line(training_run, tmp_path):
         runs.read_run(tmp_path / "run")
 
 
+def test_a_table_without_an_entry_is_refused(training_run, tmp_path):
+    shutil.copytree(training_run, tmp_path / "run")
+    table = tmp_path / "run" / "evaluation.json"
+    content = json.loads(table.read_text())
+    del content["rows"][1]["recall"]
+    table.write_text(json.dumps(content))
+    with pytest.raises(Refusal, match=r"each row of .*evaluation.json must have .*; one has no recall"):
+        runs.read_run(tmp_path / "run")
+    table.unlink()
+    assert runs.read_run(tmp_path / "run").rows == []
+
+
 def test_stages_that_start_from_one_another_are_refused(tmp_path):
     for name, other in ("ab", "ba"):
         (tmp_path / name).mkdir()
