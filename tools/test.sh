@@ -6,6 +6,8 @@ begin=$(date +%s)
 skipped=()
 
 need_packages "${build_packages[@]}" gcc clang clang-format libclang-rt-dev nodejs
+# Reads the page of tests/golden/test_page_in_a_browser.py. Ubuntu has it as a snap only, which need_packages does not know.
+if grep -qs '^ID=debian' /etc/os-release; then need_packages chromium; fi
 say "format"
 tools/format.sh
 say "reference: build and test"
@@ -27,6 +29,7 @@ tools/fuzz.sh 20
 say "the same bytes from other compilers and CPUs"
 tests/reference/reproducible.sh
 
+command -v chromium google-chrome >/dev/null || skipped+=("the page in a browser: no chromium here")
 command -v nvcc >/dev/null || skipped+=("the CUDA tree: no nvcc here")
 [ -d optimized ] || skipped+=("the CUDA tree, its simulator and GPU receipts: not written yet")
 say "done in $(($(date +%s) - begin)) s"

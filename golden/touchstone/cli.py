@@ -25,6 +25,7 @@ from . import (
     cases,
     clib,
     files,
+    looking,
     make,
     report,
     require,
@@ -381,6 +382,10 @@ def list_mistakes(
     if problems:
         fail(problems)
     console.print(f"{len(kills.kills)} mistakes, each caught and told from every other by {len(kills.cases)} cases", highlight=False)
+
+
+app.command("curves")(looking.curves)
+app.command("page")(looking.page)
 
 
 @app.command("header")

@@ -54,7 +54,8 @@ ALICE, PARADISE = (
 READINGS = (SHAKESPEARE, ALICE, PARADISE)
 
 
-def _run(*command) -> None:
+def run_program(*command) -> None:
+    """Runs a program; what it says when it fails is the refusal."""
     run = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if run.returncode != 0:
         raise Refusal(run.stderr.strip() or f"{command[0]} stopped with status {run.returncode}")
@@ -81,9 +82,9 @@ def make_text(reading: Reading, out: Path, program: Path) -> Path:
         if reading.weights:
             shutil.copy(reading.weights, weights)
         else:
-            _run(program, "init", "--config", reading.config, "--seed", reading.seed, "--out", weights)
+            run_program(program, "init", "--config", reading.config, "--seed", reading.seed, "--out", weights)
         for tier in ("exact", "deployed"):
-            _run(
+            run_program(
                 program, "model", "--config", reading.config, "--weights", weights, "--tokens", inputs / "tokens.npy",
                 "--out", unfinished / tier, "--tier", tier, "--trace", "all", "--decode", DECODED,
             )  # fmt: skip

@@ -43,7 +43,7 @@ struct ForwardOptions {
 template <class P>
 struct LayerReport {
     KlNumbers kl;
-    double recall = 1.0;               // of the dense attention's probability, by what was selected
+    double recall = 1.0;  // of the dense attention's probability, by what was (in warm-up: would be) selected
     std::vector<std::int64_t> visits;  // [E], tokens that visited each expert
     double pairs = 0.0;                // (query, position) pairs attended to
 };
@@ -193,7 +193,11 @@ class Forward {
             report.kl = kl.numbers;
             if (options_.indexer_learns) kl_losses_.push_back(kl.loss);
         }
-        if (options_.measures) report.recall = recall_of_mass(attended.dense, allowed);
+        // In warm-up nothing is selected yet: what the indexer would select is measured.
+        const bool would = options_.indexer_learns && options_.selection == Selection::dense;
+        if (options_.measures)
+            report.recall = recall_of_mass(attended.dense,
+                                           would ? allowed_pairs(causal_top_k(scores->value(), c.topk)) : allowed);
         const auto T = static_cast<double>(x->value().dim(0));
         report.pairs = allowed.size() == 0 ? T * (T + 1) / 2 : allowed.template cast<double>().sum();
         if (view) view({layer, scores->value(), attended.dense, allowed});

@@ -67,3 +67,41 @@ def tiny(tmp_path, run) -> Path:
     assert made.returncode == 0, made.stderr
     np.save(tmp_path / "tokens.npy", np.random.default_rng(1).integers(0, 61, (2, 20)).astype(np.int32))
     return tmp_path
+
+
+ALICE = REPOSITORY / "recipes" / "text" / "alice_in_wonderland.txt"
+
+
+@pytest.fixture(scope="session")
+def training_run(reference, tmp_path_factory) -> Path:
+    """The folder of a run of a few steps: 2 layers, 64 bytes a sequence, of which 8 are attended to. One held-out sequence,
+    the first 64 bytes of the text's last tenth."""
+    config = TINY | {"vocab_size": 256, "index_topk": 8, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    del config["rope_scaling"]
+    stage = {"kind": "dense", "steps": 60, "learning_rate": 3e-3}
+    recipe = {
+        "version": 1, "config": config, "task": {"kind": "text", "files": [str(ALICE)]}, "length": 64, "batch": 4, "held_out_sequences": 1,
+        "stages": [
+            stage | {"name": "dense"},
+            stage | {"name": "warmup", "kind": "warmup", "from": "dense", "steps": 20},
+            stage | {"name": "sparse", "kind": "sparse", "from": "warmup", "steps": 10, "learning_rate": 1e-3},
+        ],
+        "evaluations": [
+            {"name": "dense", "weights": "dense", "selection": "dense"},
+            {"name": "sparse", "weights": "sparse", "selection": "indexer"},
+        ],
+    }  # fmt: skip
+    home = tmp_path_factory.mktemp("training")
+    (home / "recipe.json").write_text(json.dumps(recipe))
+    made = subprocess.run([reference, "train", home / "recipe.json", "--out", home / "run"], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return home / "run"
+
+
+@pytest.fixture(scope="session")
+def looks(training_run, reference) -> list:
+    """Its stages as `touchstone page` sees them over that held-out sequence."""
+    from touchstone import page, runs
+
+    tokens, _ = page.window_of(ALICE, None, 64)
+    return [page.look(stage, tokens, reference) for stage in runs.read_run(training_run).stages]

@@ -66,6 +66,8 @@ def test_it_learns_in_every_stage(trained):
     # Bytes of English, evenly guessed, cost ln 256 = 5.5 nats; their frequencies alone bring it to about 3.
     assert log["dense"][0]["loss"] > math.log(256) - 1 and log["dense"][-1]["loss"] < 3.5
     assert log["warmup"][-1]["kl"] < log["warmup"][0]["kl"]
+    # In warm-up all is attended to; the recall is that of the indexer's would-be choice.
+    assert 0.0 < log["warmup"][0]["recall"] < 1.0
     assert log["sparse"][-1]["captured"] > log["warmup"][0]["captured"]
     assert log["sparse"][-1]["pairs"] < 0.25
 
