@@ -44,6 +44,11 @@ def cuda():
     return torch.device("cuda")
 
 
+def compute_capability() -> tuple[int, int]:
+    """Of the GPU: (9, 0) is Hopper. Refuses where there is none."""
+    return importlib.import_module("torch").cuda.get_device_capability(cuda())
+
+
 def to_torch(x: np.ndarray, device):
     """A tensor with x's shape, dtype and bits."""
     torch = importlib.import_module("torch")
