@@ -24,6 +24,7 @@ from . import (
     __version__,
     cases,
     clib,
+    contract,
     files,
     make,
     report,
@@ -248,6 +249,10 @@ def check_plugin(
     reports = [part.partition("=") for part in report_as or []]
     for kind, _, _ in reports:
         require(kind in report.FORMATS, f"--report must be one of {', '.join(report.FORMATS)}; it is {kind}")
+    function = (python or "").partition(":")[2]
+    if function and not op and not case:
+        require(function in contract.OPS, f"--python names one function, {function}: say which op it is with --op")
+        op = [function]
     chosen = cases.choose([*(op or []), *(case or [])], "all" if case else size, tag)
     require(bool(chosen), "no case fits --op, --case, --tag and --set: `touchstone list` shows them")
     options = checking.Options(

@@ -158,6 +158,7 @@ class Worker:
             what = f"it was stopped by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
             return Ran("failed", what + " in the middle of a call", seconds)
         reply = json.loads(answer)
+        require(reply["state"] != "unusable", reply["sentence"])
         return Ran(reply["state"], reply["sentence"], seconds)
 
     def _answer(self, begin: float):

@@ -121,6 +121,8 @@ def ask(row: Row, deadline: float) -> None:
                 break
     except TimeIsUp:
         row.why_not_more = "the time was up"
+    except Refusal as refusal:
+        row.why_not_more = str(refusal)
     except Exception as error:  # noqa: BLE001 - the table must be printed whatever a peer does
         row.why_not_more = f"{type(error).__name__}: {error}".splitlines()[0]
     finally:
