@@ -222,10 +222,10 @@ def uncalled(texts: dict[Path, str]) -> dict[Path, list[range]]:
     return found
 
 
-def cpp_sites() -> tuple[list[tuple], str]:
+def cpp_sites(original: variants.Copy) -> tuple[list[tuple], str]:
     """(file, offset, length, new text, what) of every site that a golden can see, and what was left out."""
     sites, roundings, unreachable = [], 0, []
-    texts = {file: (variants.SOURCE / file).read_text() for file in sorted(variants.sources())}
+    texts = {file: (original.source / file).read_text() for file in sorted(original.sources())}
     dead = uncalled(texts)
     for file, text in texts.items():
         if file.suffix != ".h" or file.parts[1] not in HEADERS:
@@ -248,30 +248,30 @@ def cpp_sites() -> tuple[list[tuple], str]:
 
 def run_cpp(arguments) -> list[tuple]:
     """(file, place, the case that kills it, "does not compile", or nothing)"""
-    variants.prepare()
-    sites, left_out = cpp_sites()
+    original = variants.Copy("mutants", "-O0")
+    sites, left_out = cpp_sites(original)
     print(left_out, flush=True)
     sites = sorted(random.Random(arguments.seed).sample(sites, arguments.count))
     chosen = [c for c in cases.choose([], "small") if "long" not in c.flags]
-    if case := killer_of(chosen):
+    if case := killer_of(chosen, original.plugin()):
         raise SystemExit(f"{case} finds the unchanged reference wrong: no mutant can be judged by it")
     results = []
     recent: list[cases.Case] = []  # what killed the last mutants kills the next one, most likely
     for file, offset, length, new, what in sites:
-        text = (variants.SOURCE / file).read_text()
+        text = (original.source / file).read_text()
         line = text.count("\n", 0, offset) + 1
         place = f"line {line}: {what}: {text.splitlines()[line - 1].strip()[:90]}  [{text[offset : offset + length].strip()} -> {new.strip()}]"
-        with variants.changed({file: text[:offset] + new + text[offset + length :]}):
-            killer = "does not compile" if variants.build() else killer_of(recent + [c for c in chosen if c not in recent])
+        with original.changed({file: text[:offset] + new + text[offset + length :]}):
+            killer = "does not compile" if original.build() else killer_of(recent + [c for c in chosen if c not in recent], original.plugin())
         recent = [c for c in chosen if c.name == killer] + [c for c in recent if c.name != killer][:5]
         results.append((str(file), place, killer))
         print(f"{'survives' if not killer else 'killed  '}: {file} {place}  {killer}", flush=True)
     return results
 
 
-def killer_of(chosen) -> str:
+def killer_of(chosen, plugin: Path) -> str:
     """The first case that finds the last build wrong."""
-    program = Program(variants.plugin(), Limits(20.0))
+    program = Program(plugin, Limits(20.0))
     tiers = [check.Options(private=0, runs=1, tier=tier) for tier in ("deployed", "exact")]
     for case in chosen:
         for options in tiers:
