@@ -197,7 +197,7 @@ def tell(rows: list[Row]) -> None:
             told = {r.sentence: r for r in reversed(row.results) if r.state == state and r.sentence != row.why_not_more}
             for sentence, result in list(reversed(told.items()))[:4]:
                 print(f"{name}: {state} {result.case.name}: {sentence}")
-        if row.module != "transformers" and (known := diagnose(row.results)):
+        if row.module != "transformers" and (known := diagnose([r for r in row.results if r.case.size == "small"])):
             print(f"{name}: {known}")
 
 

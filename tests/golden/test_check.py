@@ -92,6 +92,8 @@ def test_reports(goldens, wrong_kernel, tmp_path):
         (["--exec", str(EXAMPLES / "kernels.py")], "executable"),
         (["--exec", "true", "--op", "tok_k"], "no case or op named tok_k"),
         (["--exec", "true", "--tag", "nonsense"], "no case fits"),
+        (["--exec", "true", "--op", "top_k", "--case", "rms_norm/typical"], "no case fits"),
+        (["--exec", "'a name with spaces'/program"], "the plug-in a name with spaces/program does not exist"),
         (["--exec", "true", "--report", "yaml"], "--report must be one of"),
         (["--exec", "true", "--conventions", "lse=base3"], "must be one of natural, base2"),
         (["--exec", "true", "--conventions", "megatron"], "no preset of conventions"),
