@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-
 from . import Refusal, require
 
 PACKAGE = Path(__file__).resolve().parent

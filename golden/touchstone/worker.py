@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from . import Missing, Refusal, arrays, contract, require
+from .plugins import UNUSABLE
 from .telling.inputs import Inputs
-
-UNUSABLE = "unusable"  # a plug-in that cannot be loaded answers no case: bad usage, not a wrong kernel
 
 
 def load_function(target: str):

@@ -90,10 +90,9 @@ def ask(row: Row, deadline: float) -> None:
     conventions = importlib.import_module(f"touchstone.adapters.{row.module}").conventions[row.entry]
     options = Options(conventions=conventions, private_seed=SEED)
     own = [case for case in all_cases() if case.op == row.op]
+    asked = sorted(questions(own, options), key=lambda case: ("@" in case.name or "random" in case.flags, case.size == "full"))
     if row.module == "transformers":
-        own, asked = [], [case for case in own if case.size == "small"]
-    else:
-        asked = sorted(questions(own, options), key=lambda case: ("@" in case.name or "random" in case.flags, case.size == "full"))
+        asked = [case for case in own if case.size == "small"]
     worker = Worker("python", f"touchstone.adapters.{row.module}:plugin_{row.entry}", Limits(), "numpy", "cuda")
 
     def run(op: str, in_dir: Path, out_dir: Path):

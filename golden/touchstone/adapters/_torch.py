@@ -27,8 +27,9 @@ def imported(peer: str, module: str, install: str):
         raise Missing(f"{peer} needs PyTorch, which is not installed: install it for your CUDA first") from None
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise Missing(f"{peer} cannot be imported as {module} ({error}): install it with `{install}`") from None
+    except Exception as error:  # noqa: BLE001 - half an installation may raise anything
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Missing(f"{peer} cannot be imported as {module} ({why}): install it with `{install}`") from None
 
 
 def member(module, peer: str, name: str):
