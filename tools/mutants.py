@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "golden"))
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-import mistakes as builder  # noqa: E402
+import variants  # noqa: E402
 
 from touchstone import cases, check, contract, judge, make  # noqa: E402
 from touchstone.plugins import Limits, Program  # noqa: E402
@@ -39,6 +39,7 @@ from touchstone.verdict import Golden  # noqa: E402
 TELLING = REPOSITORY / "golden" / "touchstone" / "telling"
 MODULES = ("vectors", "projections", "selection", "attention", "experts", "training", "layers")
 HEADERS = ("attention", "moe", "training")
+BY_DESIGN = "rounding left out"  # survives: a kernel that keeps more precision between two stages is right
 
 # NumPy
 
@@ -119,7 +120,7 @@ class Mutator(ast.NodeTransformer):
     def visit_Call(self, node):  # noqa: N802
         self.generic_visit(node)
         if isinstance(node.func, ast.Attribute):
-            if node.func.attr == "bf16" and len(node.args) == 1 and self.here(node, "rounding left out"):
+            if node.func.attr == "bf16" and len(node.args) == 1 and self.here(node, BY_DESIGN):
                 return node.args[0]
             if node.func.attr in self.EXTREME and self.here(node, "extreme"):
                 node.func = ast.Attribute(node.func.value, self.EXTREME[node.func.attr], node.func.ctx)
@@ -199,7 +200,7 @@ TOKENS = (
     (r"(?<=[\w)\]] )\+(?= )", "-", "sign"), (r"(?<=[\w)\]] )-(?= )", "+", "sign"), (r"(?<=[\w)\]] )\*(?= )", "/", "product"),
     (r"(?<=[\w)\]] )/(?= )", "*", "product"), (r" < ", " <= ", "comparison"), (r" > ", " >= ", "comparison"),
     (r" <= ", " < ", "comparison"), (r" >= ", " > ", "comparison"), (r" == ", " != ", "comparison"), (r" != ", " == ", "comparison"),
-    (r"\+= ", "-= ", "sign"), (r"\bP::bf16\(", "(", "rounding left out"), (r"\bP::bf16_at_any_scale\(", "(", "rounding left out"),
+    (r"\+= ", "-= ", "sign"), (r"\bP::bf16\(", "(", BY_DESIGN), (r"\bP::bf16_at_any_scale\(", "(", BY_DESIGN),
     (r"\bstd::min\b", "std::max", "extreme"), (r"\bstd::max\b", "std::min", "extreme"), (r"\bstd::floor\b", "std::ceil", "extreme"),
     (r"\bstd::ceil\b", "std::floor", "extreme"), (r" && ", " || ", "condition"), (r" \|\| ", " && ", "condition"),
     (r"(?<![\w.<])(?:0\.5|1\.0|2\.0|0\.1)(?![\w.])", None, "constant"), (r"(?<=[ (\[])(?:0|1|2)(?=[;,)\]])", None, "constant"),
@@ -207,53 +208,71 @@ TOKENS = (
 )  # fmt: skip
 
 
-def cpp_sites() -> list[tuple]:
-    """(file, offset, length, new text, what) of every site."""
-    sites = []
-    for folder in HEADERS:
-        for path in sorted((REPOSITORY / "reference" / folder).glob("*.h")):
-            text = path.read_text()
-            blank = re.sub(r"//[^\n]*|\"[^\"\n]*\"|#[^\n]*|template <[^\n]*", lambda m: " " * len(m[0]), text)
-            blank = re.sub(r"\b(?:require|refuse)\((?:[^()]|\([^()]*\))*\);", lambda m: re.sub(r"[^\n]", " ", m[0]), blank)
-            for pattern, new, what in TOKENS:
-                for match in re.finditer(pattern, blank):
+def uncalled(texts: dict[Path, str]) -> dict[Path, list[range]]:
+    """The lines of functions that nothing in these files mentions but their own definition: no op runs them."""
+    everything = "\n".join(texts.values())
+    found: dict[Path, list[range]] = {}
+    for file, text in texts.items():
+        lines = text.splitlines()
+        for number, line in enumerate(lines):
+            head = re.match(r"(?!template|struct|namespace|using|return|//|#|\s|\})[^=]*?\b(\w+)\(", line)
+            if head and not line.endswith(";") and len(re.findall(rf"\b{head[1]}\b", everything)) == 1:
+                end = next((n for n in range(number, len(lines)) if lines[n] == "}"), number)
+                found.setdefault(file, []).append(range(number + 1, end + 2))
+    return found
+
+
+def cpp_sites(original: variants.Copy) -> tuple[list[tuple], str]:
+    """(file, offset, length, new text, what) of every site that a golden can see, and what was left out."""
+    sites, roundings, unreachable = [], 0, []
+    texts = {file: (original.source / file).read_text() for file in sorted(original.sources())}
+    dead = uncalled(texts)
+    for file, text in texts.items():
+        if file.suffix != ".h" or file.parts[1] not in HEADERS:
+            continue
+        blank = re.sub(r"//[^\n]*|\"[^\"\n]*\"|#[^\n]*|template <[^\n]*", lambda m: " " * len(m[0]), text)
+        blank = re.sub(r"\b(?:require|refuse)\((?:[^()]|\([^()]*\))*\);", lambda m: re.sub(r"[^\n]", " ", m[0]), blank)
+        for pattern, new, what in TOKENS:
+            for match in re.finditer(pattern, blank):
+                line = blank.count("\n", 0, match.start()) + 1
+                if any(line in lines for lines in dead.get(file, [])):
+                    unreachable.append(f"{file.name}:{line}")
+                elif what == BY_DESIGN:
+                    roundings += 1
+                else:
                     replacement = new if new is not None else str(float(match[0]) * 2) if "." in match[0] else str(int(match[0]) + 1)
-                    sites.append((path.relative_to(REPOSITORY), match.start(), len(match[0]), replacement, what))
-    return sites
+                    sites.append((file, match.start(), len(match[0]), replacement, what))
+    return sites, (f"{len(sites)} sites; left out are {roundings} stores, since more precision is right, and "
+                   f"{len(unreachable)} sites in functions that no op calls ({', '.join(unreachable)})")  # fmt: skip
 
 
 def run_cpp(arguments) -> list[tuple]:
     """(file, place, the case that kills it, "does not compile", or nothing)"""
-    builder.prepare()
-    if complaint := builder.build():
-        raise SystemExit(complaint)
-    plugin = builder.HOME / "plugin.sh"
-    plugin.write_text(f'#!/bin/sh\nexec {builder.HOME / "build" / "dsa-reference"} op "$1" "$2" "$3" --stages\n')
-    plugin.chmod(0o755)
-    sites = random.Random(arguments.seed).sample(cpp_sites(), arguments.count)
+    original = variants.Copy("mutants", "-O0")
+    sites, left_out = cpp_sites(original)
+    print(left_out, flush=True)
+    sites = sorted(random.Random(arguments.seed).sample(sites, arguments.count))
     chosen = [c for c in cases.choose([], "small") if "long" not in c.flags]
-    program = Program(plugin, Limits(20.0))
-    tiers = [check.Options(private=0, runs=1, tier=tier) for tier in ("deployed", "exact")]
-    if case := killer_of(chosen, program, tiers):
+    if case := killer_of(chosen, original.plugin()):
         raise SystemExit(f"{case} finds the unchanged reference wrong: no mutant can be judged by it")
     results = []
+    recent: list[cases.Case] = []  # what killed the last mutants kills the next one, most likely
     for file, offset, length, new, what in sites:
-        path = builder.HOME / "source" / file
-        text = path.read_text()
+        text = (original.source / file).read_text()
         line = text.count("\n", 0, offset) + 1
         place = f"line {line}: {what}: {text.splitlines()[line - 1].strip()[:90]}  [{text[offset : offset + length].strip()} -> {new.strip()}]"
-        try:
-            path.write_text(text[:offset] + new + text[offset + length :])
-            killer = "does not compile" if builder.build() else killer_of(chosen, program, tiers)
-        finally:
-            path.write_text(text)
+        with original.changed({file: text[:offset] + new + text[offset + length :]}):
+            killer = "does not compile" if original.build() else killer_of(recent + [c for c in chosen if c not in recent], original.plugin())
+        recent = [c for c in chosen if c.name == killer] + [c for c in recent if c.name != killer][:5]
         results.append((str(file), place, killer))
         print(f"{'survives' if not killer else 'killed  '}: {file} {place}  {killer}", flush=True)
     return results
 
 
-def killer_of(chosen, program, tiers) -> str:
-    """The first case that is wrong."""
+def killer_of(chosen, plugin: Path) -> str:
+    """The first case that finds the last build wrong."""
+    program = Program(plugin, Limits(20.0))
+    tiers = [check.Options(private=0, runs=1, tier=tier) for tier in ("deployed", "exact")]
     for case in chosen:
         for options in tiers:
             if options.tier == "exact" and contract.OPS[case.op].staged:

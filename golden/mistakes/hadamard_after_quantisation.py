@@ -32,5 +32,7 @@ class HadamardAfterQuantisation(Mistake):
         return super().indexer_hadamard_key(self.rounded(k))
 
     def rounded(self, x):
-        """x through e4m3 and back."""
+        """x through e4m3 and back, where a Hadamard matrix follows."""
+        if not self.conventions["hadamard"]:
+            return x
         return self.dequantize(*self.quantize(x, self.conventions["quantizer"], x.shape[-1]))

@@ -11,6 +11,10 @@ class Refusal(ValueError):
     """Input that cannot be used. The text is one sentence: what was expected, what came, how to mend it."""
 
 
+class Missing(Refusal):
+    """Something that is not installed, or is not there: no case can be asked."""
+
+
 def require(holds: bool, sentence: str) -> None:
     """A precondition and its sentence."""
     if not holds:

@@ -7,18 +7,19 @@ import importlib
 import ml_dtypes
 import numpy as np
 
-from . import Refusal, dtypes, require
+from . import Missing, Refusal, dtypes, require
 
 LIBRARIES = ("numpy", "torch", "cupy", "jax")
 LOGICAL = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float8_e4m3": np.dtype(ml_dtypes.float8_e4m3fn)}
 
 
-def _library(name: str):
+def library_of(name: str):
+    """The module. Refuses where it is unknown or not installed."""
     require(name in LIBRARIES, f"the arrays' library must be one of {', '.join(LIBRARIES)}; it is {name}")
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Refusal(f"the library {name} is not installed: install it, or ask for another with --arrays") from None
+        raise Missing(f"the library {name} is not installed: install it, or ask for another with --arrays") from None
 
 
 def logical(array: np.ndarray, dtype: str) -> np.ndarray:
@@ -31,7 +32,7 @@ def given(array: np.ndarray, dtype: str, library: str = "numpy", device: str = "
     array = np.array(array, order="C", copy=True)
     if library == "numpy":
         return logical(array, dtype)
-    module = _library(library)
+    module = library_of(library)
     if library == "torch":
         bits = {"bfloat16": np.int16}.get(dtype)
         tensor = module.from_numpy(array.view(bits) if bits else array)

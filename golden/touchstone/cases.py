@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import jsonschema
-
 from . import Refusal, require
 
 PACKAGE = Path(__file__).resolve().parent
@@ -78,6 +76,8 @@ def read_json(path: Path):
 
 def read_family(path: Path) -> list[Case]:
     """The cases of one family's file, checked against golden/cases/schema.json."""
+    import jsonschema  # here, so that all else works where it is not installed
+
     family = read_json(path)
     schema = read_json(CASES / "schema.json")
     errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(family), key=lambda e: list(map(str, e.path)))

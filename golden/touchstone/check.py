@@ -18,7 +18,7 @@ from typing import Callable
 
 import numpy as np
 
-from . import Refusal, arrays, cases, contract, dtypes, judge, make, recipes, require
+from . import Missing, Refusal, arrays, cases, contract, dtypes, judge, make, recipes, require
 from .cases import Case
 from .diff import place_of
 from .files import hashes_of
@@ -305,6 +305,8 @@ def function_runner(function, library: str = "numpy", device: str = "cpu"):
             outputs = call_python(function, op, description, Inputs.of_case(description, in_dir), library, device)
         except NotImplementedError as reason:
             return Ran("not implemented", str(reason))
+        except Missing:
+            raise
         except Refusal as refusal:
             return Ran("failed", str(refusal), time.monotonic() - begin)
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -24,6 +25,7 @@ from . import (
     __version__,
     cases,
     clib,
+    contract,
     files,
     looking,
     make,
@@ -185,7 +187,7 @@ def plugin_of(program: str | None, lib: str | None, python: str | None, limits: 
     given = [(kind, target) for kind, target in (("exec", program), ("lib", lib), ("python", python)) if target]
     require(len(given) == 1, "name one plug-in: --exec PROGRAM, --lib FILE or --python MODULE:FUNCTION")
     kind, target = given[0]
-    return Program(target.split(), limits) if kind == "exec" else Worker(kind, target, limits, arrays, device)
+    return Program(shlex.split(target), limits) if kind == "exec" else Worker(kind, target, limits, arrays, device)
 
 
 def as_number(name: str, text: str) -> float:
@@ -251,7 +253,12 @@ def check_plugin(
     reports = [part.partition("=") for part in report_as or []]
     for kind, _, _ in reports:
         require(kind in report.FORMATS, f"--report must be one of {', '.join(report.FORMATS)}; it is {kind}")
-    chosen = cases.choose([*(op or []), *(case or [])], "all" if case else size, tag)
+    function = (python or "").partition(":")[2]
+    if function and not op and not case:
+        require(function in contract.OPS, f"--python names one function, {function}: say which op it is with --op")
+        op = [function]
+    ops = {c.op for c in cases.choose(op or [])}
+    chosen = [c for c in cases.choose(case or [], "all" if case else size, tag) if c.op in ops]
     require(bool(chosen), "no case fits --op, --case, --tag and --set: `touchstone list` shows them")
     options = checking.Options(
         private=private, private_seed=seed, runs=runs, unsteady=unsteady, tier=tier, against=against,

@@ -21,6 +21,7 @@ import numpy as np
 from . import require
 
 NOT_IMPLEMENTED = 77
+UNUSABLE = "unusable"  # what cannot be loaded answers no case: bad usage, not a wrong kernel
 POLL = 0.02  # seconds between looks at a process' memory
 
 
@@ -158,6 +159,7 @@ class Worker:
             what = f"it was stopped by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
             return Ran("failed", what + " in the middle of a call", seconds)
         reply = json.loads(answer)
+        require(reply["state"] != UNUSABLE, reply["sentence"])
         return Ran(reply["state"], reply["sentence"], seconds)
 
     def _answer(self, begin: float):

@@ -16,16 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Refusal, arrays, contract, require
+from . import Missing, Refusal, arrays, contract, require
+from .plugins import UNUSABLE
 from .telling.inputs import Inputs
 
 
 def load_function(target: str):
-    """MODULE:FUNCTION or FILE.py:FUNCTION. A plain MODULE offers op_NAME or NAME for each op."""
+    """MODULE:FUNCTION or FILE.py:FUNCTION. A plain MODULE has a function of its own name for each op."""
     module_name, _, function = target.partition(":")
+    is_file = module_name.endswith(".py")
+    require(not is_file or Path(module_name).is_file(), f"the file {module_name} does not exist: check the path")
     try:
-        if module_name.endswith(".py"):
-            require(Path(module_name).is_file(), f"the file {module_name} does not exist: check the path")
+        if is_file:
             spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module
@@ -34,6 +36,8 @@ def load_function(target: str):
             module = importlib.import_module(module_name)
     except ImportError as error:
         raise Refusal(f"{module_name} cannot be imported ({error}): check its name and PYTHONPATH") from None
+    except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        raise Refusal(f"{module_name} cannot be loaded: {raised(error)}") from None
     if not function:
         return lambda op: getattr(module, op, None)
     require(hasattr(module, function), f"{module_name} has no function named {function}")
@@ -109,6 +113,8 @@ def answer(plugin, request: dict) -> dict:
             np.save(out_dir / f"{name}.npy", array, allow_pickle=False)
     except NotImplementedError as reason:
         return {"state": "not implemented", "sentence": str(reason)}
+    except Missing as missing:
+        return {"state": UNUSABLE, "sentence": str(missing)}
     except Refusal as refusal:
         return {"state": "failed", "sentence": str(refusal)}
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
@@ -128,11 +134,12 @@ def main() -> None:
 
             plugin = Library(target)
         else:
+            arrays.library_of(library)
             plugin = Python(target, library, device)
     except Refusal as refusal:
         failure = str(refusal)
     for line in sys.stdin:
-        reply = {"state": "failed", "sentence": failure} if failure else answer(plugin, json.loads(line))
+        reply = {"state": UNUSABLE, "sentence": failure} if failure else answer(plugin, json.loads(line))
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
 

@@ -710,7 +710,7 @@ def test_sglang_pack_key_pages(golden, rows_of_132):
 # transformers
 
 
-def deepseek_v32_indexer(interleaved=False, transposed=False, masks=True):
+def deepseek_v32_indexer(interleaved=False, transposed=False, masks=True, with_scores=True):
     def linear(x, weight):
         return x @ (weight if transposed and weight.shape[0] == weight.shape[1] else weight.T)
 
@@ -742,9 +742,10 @@ def deepseek_v32_indexer(interleaved=False, transposed=False, masks=True):
         dots = np.maximum(np.einsum("bthd,bsd->bths", q, k) * c.index_head_dim**-0.5, 0)
         weights = linear(x, state["weights_proj.weight"]) * c.index_n_heads**-0.5
         scores = np.einsum("bth,bths->bts", weights, dots).astype(np.float32)
-        scores = np.where(attention_mask, scores, -np.inf if masks else -1e4).astype(np.float32)
+        scores = np.where(attention_mask, scores, -np.inf).astype(np.float32) if masks else scores
         order = np.argsort(-scores, axis=-1, kind="stable")[..., : min(c.index_topk, T)]
-        return order.astype(np.int32), np.take_along_axis(scores, order, -1)
+        indices = order.astype(np.int32)
+        return (indices, np.take_along_axis(scores, order, -1)) if with_scores else indices
 
     return stand_in
 
@@ -768,6 +769,7 @@ def transformers_selects_rightly(golden, case, **wrong) -> bool:
 @pytest.mark.parametrize("case", PREFILL)
 def test_transformers_topk_indices(golden, case):
     assert transformers_selects_rightly(golden, case)
+    assert transformers_selects_rightly(golden, case, with_scores=False)
 
 
 @pytest.mark.parametrize("wrong", [{"interleaved": True}, {"masks": False}])
@@ -799,6 +801,18 @@ def test_a_missing_peer_is_refused_in_one_sentence(module, name, monkeypatch):
     with pytest.raises(Refusal) as refusal:
         plugin()
     assert "\n" not in str(refusal.value) and "install" in str(refusal.value)
+
+
+@pytest.mark.parametrize("gpu, parameter, passed", [((9, 0), True, True), ((10, 0), True, False), ((9, 0), False, False)])
+def test_flashmla_asks_for_its_hopper_kernels_where_they_are_legacy(monkeypatch, gpu, parameter, passed):
+    def of_today(q, use_legacy=False):
+        return use_legacy
+
+    def of_before(q):
+        return False
+
+    monkeypatch.setattr(_torch, "compute_capability", lambda: gpu)
+    assert flashmla._for_this_gpu(of_today if parameter else of_before)(q=None) is passed
 
 
 def test_arrays_cross_to_tensors_and_back():

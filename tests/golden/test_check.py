@@ -92,6 +92,8 @@ def test_reports(goldens, wrong_kernel, tmp_path):
         (["--exec", str(EXAMPLES / "kernels.py")], "executable"),
         (["--exec", "true", "--op", "tok_k"], "no case or op named tok_k"),
         (["--exec", "true", "--tag", "nonsense"], "no case fits"),
+        (["--exec", "true", "--op", "top_k", "--case", "rms_norm/typical"], "no case fits"),
+        (["--exec", "'a name with spaces'/program"], "the plug-in a name with spaces/program does not exist"),
         (["--exec", "true", "--report", "yaml"], "--report must be one of"),
         (["--exec", "true", "--conventions", "lse=base3"], "must be one of natural, base2"),
         (["--exec", "true", "--conventions", "megatron"], "no preset of conventions"),
@@ -104,11 +106,32 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(goldens, arguments, says):
     assert ran.stderr.count("\n") == 1
 
 
-def test_a_module_that_cannot_be_loaded_is_told_of(goldens):
-    ran = command("check", "--python", "no_such_module", "--case", "rms_norm/typical")
-    assert ran.returncode == 1 and "cannot be imported" in ran.stdout
-    ran = command("check", "--lib", EXAMPLES / "kernels.py", "--case", "rms_norm/typical")
-    assert ran.returncode == 1 and "cannot be loaded" in ran.stdout
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--python", "no_such_module"], "cannot be imported"),
+        (["--python", "nowhere.py"], "does not exist"),
+        (["--python", "broken.py"], "cannot be loaded: SyntaxError"),
+        (["--python", "raises.py"], "cannot be loaded: ZeroDivisionError"),
+        (["--python", "empty.py:top_k"], "has no function named top_k"),
+        (["--python", "empty.py:mine"], "say which op it is with --op"),
+        (["--python", "empty.py", "--arrays", "tensorflow"], "must be one of numpy, torch"),
+        (["--lib", "empty.py"], "cannot be loaded"),
+        (["--lib", "nowhere.so"], "does not exist"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_bad_usage_and_no_wrong_kernel(goldens, tmp_path, arguments, says):
+    for name, text in (("broken.py", "def top_k(:"), ("raises.py", "1 / 0"), ("empty.py", "")):
+        (tmp_path / name).write_text(text)
+    ran = command("check", *arguments, cwd=tmp_path)
+    assert ran.returncode == 2 and says in ran.stderr, ran.stdout + ran.stderr
+    assert ran.stderr.count("touchstone: ") == 1 and ran.stdout == ""
+
+
+def test_a_peer_that_is_not_installed_is_no_wrong_kernel(goldens, tmp_path):
+    (tmp_path / "theirs.py").write_text("from touchstone import Missing\ndef top_k(**all):\n    raise Missing('the peer is not installed')\n")
+    ran = command("check", "--python", "theirs.py", "--op", "top_k", cwd=tmp_path)
+    assert ran.returncode == 2 and ran.stderr == "touchstone: the peer is not installed\n", ran.stdout + ran.stderr
 
 
 def test_nothing_implemented_is_exit_code_2(goldens, tmp_path):

@@ -11,7 +11,7 @@ from typing import Callable
 
 import numpy as np
 
-from touchstone import Refusal, require
+from touchstone import Missing
 
 from ._arrays import BF16, E4M3
 
@@ -24,24 +24,32 @@ def imported(peer: str, module: str, install: str):
     try:
         importlib.import_module("torch")
     except ImportError:
-        raise Refusal(f"{peer} needs PyTorch, which is not installed: install it for your CUDA first") from None
+        raise Missing(f"{peer} needs PyTorch, which is not installed: install it for your CUDA first") from None
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise Refusal(f"{peer} cannot be imported as {module} ({error}): install it with `{install}`") from None
+    except Exception as error:  # noqa: BLE001 - half an installation may raise anything
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Missing(f"{peer} cannot be imported as {module} ({why}): install it with `{install}`") from None
 
 
 def member(module, peer: str, name: str):
     """module.name. Refuses where this version of the peer does not have it."""
-    require(hasattr(module, name), f"this version of {peer} has no {module.__name__}.{name}: install one that has")
+    if not hasattr(module, name):
+        raise Missing(f"this version of {peer} has no {module.__name__}.{name}: install one that has")
     return getattr(module, name)
 
 
 def cuda():
     """The device that peers run on. Refuses where there is none."""
     torch = importlib.import_module("torch")
-    require(torch.cuda.is_available(), "the peer needs a CUDA GPU, and PyTorch sees none: run on a machine with one")
+    if not torch.cuda.is_available():
+        raise Missing("the peer needs a CUDA GPU, and PyTorch sees none: run on a machine with one")
     return torch.device("cuda")
+
+
+def compute_capability() -> tuple[int, int]:
+    """Of the GPU: (9, 0) is Hopper. Refuses where there is none."""
+    return importlib.import_module("torch").cuda.get_device_capability(cuda())
 
 
 def to_torch(x: np.ndarray, device):

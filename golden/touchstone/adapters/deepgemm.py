@@ -134,8 +134,13 @@ def _module():
 
 
 def peer_indexer_logits():
-    """deep_gemm.fp8_mqa_logits, of versions that have it."""
-    return _torch.on_cuda(_torch.member(_module(), "DeepGEMM", "fp8_mqa_logits"))
+    """deep_gemm.fp8_mqa_logits, of versions that have it; what it calls the ends of a row differs between them."""
+    score = _torch.member(_module(), "DeepGEMM", "fp8_mqa_logits")
+
+    def call(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, clean_logits):
+        return score(q, kv, weights, cu_seq_len_k_start, cu_seq_len_k_end, clean_logits=clean_logits)
+
+    return _torch.on_cuda(call)
 
 
 def peer_indexer_logits_compressed():

@@ -20,11 +20,17 @@ The README writes the prefill's lse and max_logits in base 2, and so does sgl_ke
 reference have base e. plugin_sparse_prefill_sgl and plugin_sparse_decode_sgl are over sgl_kernel. An index that is
 given twice counts twice here and once in our contract: such rows are not implemented.
 
+FlashMLA of 2026-09-30 dropped sm_90. The wheel sgl-flash-mla keeps those kernels behind the argument `use_legacy`
+(sgl-project/FlashMLA, README and flash_mla/flash_mla_interface.py); it is passed where there is one and the GPU is sm_90.
+
 Padded here, and cut off again: heads to 64 or 128 with zeros; k to a multiple of 128 with -1; a latent of less than
 512 numbers, and a rope part of less than 64, with zeros (for pages: zero bytes and scales of 1), which change no dot.
 """
 
 from __future__ import annotations
+
+import functools
+import inspect
 
 import numpy as np
 
@@ -150,13 +156,20 @@ def _without_sink(function):
     return call
 
 
-INSTALL = "pip install git+https://github.com/deepseek-ai/FlashMLA"
+INSTALL = "pip install sgl-flash-mla"
+
+
+def _for_this_gpu(function):
+    """`function` with use_legacy=True, where it has that argument and the GPU is of its legacy."""
+    if "use_legacy" not in inspect.signature(function).parameters or _torch.compute_capability() >= (10, 0):
+        return function
+    return functools.partial(function, use_legacy=True)
 
 
 def peer_sparse_prefill():
     """flash_mla.flash_mla_sparse_fwd."""
     module = _torch.imported("FlashMLA", "flash_mla", INSTALL)
-    return _torch.on_cuda(_torch.member(module, "FlashMLA", "flash_mla_sparse_fwd"))
+    return _torch.on_cuda(_for_this_gpu(_torch.member(module, "FlashMLA", "flash_mla_sparse_fwd")))
 
 
 def peer_sparse_decode():
@@ -164,7 +177,7 @@ def peer_sparse_decode():
     which get_mla_metadata needs no arguments)."""
     module = _torch.imported("FlashMLA", "flash_mla", INSTALL)
     get_metadata = _torch.member(module, "FlashMLA", "get_mla_metadata")
-    attend = _torch.member(module, "FlashMLA", "flash_mla_with_kvcache")
+    attend = _for_this_gpu(_torch.member(module, "FlashMLA", "flash_mla_with_kvcache"))
 
     def call(**inputs):
         metadata, splits = get_metadata()

@@ -113,7 +113,7 @@ def peer_pack_key_pages():
     """SGLang's SetKAndS.execute; its module moved once."""
     try:
         module = _torch.imported("SGLang", "sglang.srt.layers.attention.dsa.index_buf_accessor", "pip install sglang")
-    except _torch.Refusal:
+    except _torch.Missing:
         module = _torch.imported("SGLang", "sglang.srt.layers.attention.nsa.index_buf_accessor", "pip install sglang")
     return _torch.on_cuda(_torch.member(module, "SGLang", "SetKAndS").execute, writes=("buf",))
 

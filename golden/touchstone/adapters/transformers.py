@@ -9,12 +9,12 @@ parameters and their layout, forward's arguments and results, what is computed i
 | hidden_states, q_resid | [1, T, D], [1, T, R_q]: the block's normalised input; c_q after its norm |
 | position_embeddings | (cos, sin), each [1, T, d_rope]: the pairs' angles twice over, no mscale in them |
 | attention_mask | bool [1, T, T], True where visible |
-| gives | (int32 indices [1, T, min(k, T)], their float32 scores), by falling score; -inf at masked positions |
+| gives | int32 indices [1, T, min(k, T)], by falling score; in some versions with their scores |
 | left out | Hadamard and quantisation; scores are of unquantised numbers, in float32 |
 
 The class projects, rotates, scores and selects in one: there is no entry that takes quantised queries and keys, so
 indexer_logits and indexer_top_k have no adapter here. A query with fewer visible positions than k gets masked ones
-back: those, of score -inf, are made -1. Ties are torch.topk's: any. The class also decodes with a cache of keys in
+back, of score -inf: they are made -1. Ties are torch.topk's: any. The class also decodes with a cache of keys in
 its own cache object, which this adapter does not fill: cases with a cache are not implemented.
 
 Everything is float32, the class and its parameters too: what is judged is the class, not the rounding of a model in
@@ -66,7 +66,7 @@ def dsa_attention(call):
             visible &= s[None, :] >= start[:, None]
         angles = positions[:, None] * frequencies(d_rope, **(rope or {}))
         angles = np.concatenate([angles, angles], axis=-1)[None]
-        indices, scores = call(
+        given = call(
             config={"hidden_size": D, "q_lora_rank": R_q, "index_n_heads": H_I, "index_head_dim": D_I,
                     "qk_rope_head_dim": d_rope, "index_topk": topk},
             state={"wq_b.weight": _rows(W_qI.reshape(R_q, H_I * D_I)), "wk.weight": _rows(W_kI),
@@ -76,8 +76,9 @@ def dsa_attention(call):
             position_embeddings=(np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)),
             attention_mask=visible[None],
         )  # fmt: skip
+        indices = (given[0] if isinstance(given, tuple) else given)[0]
         selected = np.full((T, topk), -1, np.int32)
-        selected[:, : indices.shape[-1]] = np.where(np.isneginf(scores[0]), -1, indices[0])
+        selected[:, : indices.shape[-1]] = np.where(np.take_along_axis(visible, indices, axis=-1), indices, -1)
         return {"topk_indices": selected}
 
     return follows(conventions["dsa_attention"], plugin)
@@ -122,10 +123,7 @@ def peer_dsa_attention():
     def call(config, state, hidden_states, q_resid, position_embeddings, attention_mask):
         indexer = Indexer(Config(**config), layer_idx=0).float().to(device)
         indexer.load_state_dict(state)
-        result = indexer(hidden_states, q_resid, position_embeddings, attention_mask, position_ids=None)
-        if not isinstance(result, tuple):
-            raise _torch.Refusal("this version of transformers gives indices without their scores: install a later one")
-        return result
+        return indexer(hidden_states, q_resid, position_embeddings, attention_mask, position_ids=None)
 
     return _torch.on_cuda(call, device=device)
 
