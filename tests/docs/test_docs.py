@@ -32,7 +32,7 @@ def test_paths_in_code_quotes_exist(page):
 
 
 def test_there_are_chapters():
-    assert len(CHAPTERS) == 13
+    assert len(CHAPTERS) == 14
 
 
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda p: p.name)
