@@ -392,6 +392,195 @@ typedef struct dsa_sparse_attention_backward_args {
 int dsa_sparse_attention_backward(const dsa_sparse_attention_backward_args* args);
 int64_t dsa_sparse_attention_backward_workspace(const dsa_sparse_attention_backward_args* args);
 
+typedef struct dsa_rms_norm_backward_args {
+    dsa_tensor x; /* [T, D] */
+    dsa_tensor weight; /* [D] */
+    dsa_tensor dy; /* [T, D] */
+    dsa_tensor dx; /* [T, D], output */
+    dsa_tensor dweight; /* [D], output */
+    double eps;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_rms_norm_backward_args;
+int dsa_rms_norm_backward(const dsa_rms_norm_backward_args* args);
+int64_t dsa_rms_norm_backward_workspace(const dsa_rms_norm_backward_args* args);
+
+typedef struct dsa_layer_norm_backward_args {
+    dsa_tensor x; /* [T, D] */
+    dsa_tensor weight; /* [D] */
+    dsa_tensor bias; /* [D] */
+    dsa_tensor dy; /* [T, D] */
+    dsa_tensor dx; /* [T, D], output */
+    dsa_tensor dweight; /* [D], output */
+    dsa_tensor dbias; /* [D], output */
+    double eps;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_layer_norm_backward_args;
+int dsa_layer_norm_backward(const dsa_layer_norm_backward_args* args);
+int64_t dsa_layer_norm_backward_workspace(const dsa_layer_norm_backward_args* args);
+
+typedef struct dsa_cross_entropy_args {
+    dsa_tensor logits; /* [T, V] */
+    dsa_tensor targets; /* [T] */
+    dsa_tensor loss; /* [1], output */
+    dsa_tensor dlogits; /* [T, V], output */
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_cross_entropy_args;
+int dsa_cross_entropy(const dsa_cross_entropy_args* args);
+int64_t dsa_cross_entropy_workspace(const dsa_cross_entropy_args* args);
+
+typedef struct dsa_dense_mqa_backward_args {
+    dsa_tensor q; /* [T, H, d] */
+    dsa_tensor kv; /* [S, d] */
+    dsa_tensor out; /* [T, H, d_v] */
+    dsa_tensor lse; /* [T, H] */
+    dsa_tensor dout; /* [T, H, d_v] */
+    dsa_tensor start; /* [T], optional */
+    dsa_tensor dq; /* [T, H, d], output */
+    dsa_tensor dkv; /* [S, d], output */
+    int64_t causal;
+    double scale;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_dense_mqa_backward_args;
+int dsa_dense_mqa_backward(const dsa_dense_mqa_backward_args* args);
+int64_t dsa_dense_mqa_backward_workspace(const dsa_dense_mqa_backward_args* args);
+
+typedef struct dsa_dense_mha_backward_args {
+    dsa_tensor q; /* [T, H, d] */
+    dsa_tensor k; /* [S, H, d] */
+    dsa_tensor v; /* [S, H, d_v] */
+    dsa_tensor out; /* [T, H, d_v] */
+    dsa_tensor lse; /* [T, H] */
+    dsa_tensor dout; /* [T, H, d_v] */
+    dsa_tensor start; /* [T], optional */
+    dsa_tensor dq; /* [T, H, d], output */
+    dsa_tensor dk; /* [S, H, d], output */
+    dsa_tensor dv; /* [S, H, d_v], output */
+    int64_t causal;
+    double scale;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_dense_mha_backward_args;
+int dsa_dense_mha_backward(const dsa_dense_mha_backward_args* args);
+int64_t dsa_dense_mha_backward_workspace(const dsa_dense_mha_backward_args* args);
+
+typedef struct dsa_moe_backward_args {
+    dsa_tensor x; /* [T, D] */
+    dsa_tensor W_g; /* [D, E] */
+    dsa_tensor W_gate; /* [E, D, F] */
+    dsa_tensor W_up; /* [E, D, F] */
+    dsa_tensor W_down; /* [E, F, D] */
+    dsa_tensor shared_W_gate; /* [D, F_s] */
+    dsa_tensor shared_W_up; /* [D, F_s] */
+    dsa_tensor shared_W_down; /* [F_s, D] */
+    dsa_tensor bias; /* [E], optional */
+    dsa_tensor dy; /* [T, D] */
+    dsa_tensor dx; /* [T, D], output */
+    dsa_tensor dW_g; /* [D, E], output */
+    dsa_tensor dW_gate; /* [E, D, F], output */
+    dsa_tensor dW_up; /* [E, D, F], output */
+    dsa_tensor dW_down; /* [E, F, D], output */
+    dsa_tensor dshared_W_gate; /* [D, F_s], output */
+    dsa_tensor dshared_W_up; /* [D, F_s], output */
+    dsa_tensor dshared_W_down; /* [F_s, D], output */
+    int64_t groups;
+    int64_t kept_groups;
+    int64_t active;
+    int64_t normalise;
+    double route_scale;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_moe_backward_args;
+int dsa_moe_backward(const dsa_moe_backward_args* args);
+int64_t dsa_moe_backward_workspace(const dsa_moe_backward_args* args);
+
+typedef struct dsa_training_step_args {
+    dsa_tensor tokens; /* [T] */
+    dsa_tensor targets; /* [T] */
+    dsa_tensor embedding; /* [V, D] */
+    dsa_tensor attention_norm; /* [L, D] */
+    dsa_tensor W_dq; /* [L, D, R_q] */
+    dsa_tensor q_norm; /* [L, R_q] */
+    dsa_tensor W_uq; /* [L, R_q, H, d_q] */
+    dsa_tensor W_dkv; /* [L, D, d] */
+    dsa_tensor kv_norm; /* [L, R_kv] */
+    dsa_tensor W_uk; /* [L, R_kv, H, d_nope] */
+    dsa_tensor W_uv; /* [L, R_kv, H, d_v] */
+    dsa_tensor W_o; /* [L, H, d_v, D] */
+    dsa_tensor W_qI; /* [L, R_q, H_I, D_I] */
+    dsa_tensor W_kI; /* [L, D, D_I] */
+    dsa_tensor k_norm; /* [L, D_I] */
+    dsa_tensor k_bias; /* [L, D_I] */
+    dsa_tensor W_w; /* [L, D, H_I] */
+    dsa_tensor ffn_norm; /* [L, D] */
+    dsa_tensor W_g; /* [L, D, E] */
+    dsa_tensor W_gate; /* [L, E, D, F] */
+    dsa_tensor W_up; /* [L, E, D, F] */
+    dsa_tensor W_down; /* [L, E, F, D] */
+    dsa_tensor shared_W_gate; /* [L, D, F_s] */
+    dsa_tensor shared_W_up; /* [L, D, F_s] */
+    dsa_tensor shared_W_down; /* [L, F_s, D] */
+    dsa_tensor final_norm; /* [D] */
+    dsa_tensor head; /* [D, V] */
+    dsa_tensor bias; /* [L, E], optional */
+    dsa_tensor language_loss; /* [1], output */
+    dsa_tensor kl_loss; /* [L], output */
+    dsa_tensor dembedding; /* [V, D], output */
+    dsa_tensor dattention_norm; /* [L, D], output */
+    dsa_tensor dW_dq; /* [L, D, R_q], output */
+    dsa_tensor dq_norm; /* [L, R_q], output */
+    dsa_tensor dW_uq; /* [L, R_q, H, d_q], output */
+    dsa_tensor dW_dkv; /* [L, D, d], output */
+    dsa_tensor dkv_norm; /* [L, R_kv], output */
+    dsa_tensor dW_uk; /* [L, R_kv, H, d_nope], output */
+    dsa_tensor dW_uv; /* [L, R_kv, H, d_v], output */
+    dsa_tensor dW_o; /* [L, H, d_v, D], output */
+    dsa_tensor dW_qI; /* [L, R_q, H_I, D_I], output */
+    dsa_tensor dW_kI; /* [L, D, D_I], output */
+    dsa_tensor dk_norm; /* [L, D_I], output */
+    dsa_tensor dk_bias; /* [L, D_I], output */
+    dsa_tensor dW_w; /* [L, D, H_I], output */
+    dsa_tensor dffn_norm; /* [L, D], output */
+    dsa_tensor dW_g; /* [L, D, E], output */
+    dsa_tensor dW_gate; /* [L, E, D, F], output */
+    dsa_tensor dW_up; /* [L, E, D, F], output */
+    dsa_tensor dW_down; /* [L, E, F, D], output */
+    dsa_tensor dshared_W_gate; /* [L, D, F_s], output */
+    dsa_tensor dshared_W_up; /* [L, D, F_s], output */
+    dsa_tensor dshared_W_down; /* [L, F_s, D], output */
+    dsa_tensor dfinal_norm; /* [D], output */
+    dsa_tensor dhead; /* [D, V], output */
+    int64_t topk;
+    int64_t simulate_fp8;
+    int64_t groups;
+    int64_t kept_groups;
+    int64_t active;
+    int64_t normalise;
+    double eps;
+    double route_scale;
+    const char* case_json;
+    void* workspace;
+    int64_t workspace_bytes;
+    void* stream;
+} dsa_training_step_args;
+int dsa_training_step(const dsa_training_step_args* args);
+int64_t dsa_training_step_workspace(const dsa_training_step_args* args);
+
 typedef struct dsa_dsa_attention_args {
     dsa_tensor x; /* [T, D] */
     dsa_tensor positions; /* [T] */

@@ -44,7 +44,7 @@ class Trace {
     // The same listener under a longer name: trace.inside("layer_1").pass("c_q", ...) is "layer_1.c_q".
     Trace inside(const std::string& scope) const {
         Trace inner(*this);
-        inner.prefix_ = prefix_ + scope + ".";
+        if (!scope.empty()) inner.prefix_ = prefix_ + scope + ".";
         return inner;
     }
 

@@ -109,6 +109,7 @@ def _expert_scores(golden: Golden, name: str):
     bias = 0.0
     if golden.conventions["gate_bias"] and golden.op != "model" and golden.inputs.has("bias"):
         bias = dtypes.from_storage(golden.inputs.stored("bias"), golden.inputs.dtype("bias")).astype(np.float64)
+        bias = bias[int(scope[6:-1])] if bias.ndim == 2 else bias  # layer_I.
     biased = scores + bias
     return biased, np.zeros(scores.shape) if bound is None else bound + 2.0**-23 * np.abs(biased)
 

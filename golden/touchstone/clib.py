@@ -19,7 +19,7 @@ DTYPES = {name: i for i, name in enumerate(dtypes.STORAGE)}
 GUARD = 4096  # bytes before and after each output that nobody may touch
 POISON = 0xA5
 MAX_RANK = 4
-WHOLE = ("topk", "d_v", "R_kv", "block", "d_rope", "groups", "kept_groups", "active", "normalise", "causal")
+WHOLE = ("topk", "d_v", "R_kv", "block", "d_rope", "groups", "kept_groups", "active", "normalise", "causal", "simulate_fp8")
 REAL = ("scale", "eps", "route_scale")
 
 

@@ -35,7 +35,7 @@ class Op:
     @property
     def staged(self) -> bool:
         """Whether the op is a chain of stages, each of which can be judged."""
-        return self.name in ("dsa_attention", "transformer_block", "model")
+        return self.name in ("dsa_attention", "transformer_block", "model", "training_step")
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
@@ -48,6 +48,11 @@ def _op(name: str, inputs: str, outputs: str, parameters: str = "", rows: str = 
     return Op(name, _tensors(inputs), _tensors(outputs), tuple(parameters.split()), rows)
 
 
+def _gradients(weights: str) -> str:
+    """One float32 output dNAME of the same shape for each weight."""
+    return " ".join(f"d{weight}:float32" for weight in weights.split())
+
+
 _MLA = "W_dq[D,R_q] q_norm[R_q] W_uq[R_q,H,d_q] W_dkv[D,d] kv_norm[R_kv] "
 _ATTENTION = (
     _MLA + "W_uk[R_kv,H,d_nope] W_uv[R_kv,H,d_v] W_o[H,d_v,D] W_qI[R_q,H_I,D_I] W_kI[D,D_I] k_norm[D_I] k_bias[D_I] "
@@ -57,6 +62,14 @@ _MOE = (
     "W_g[D,E] bias[E]? W_gate[E,D,F] W_up[E,D,F] W_down[E,F,D] W_gate_scale[E,*,*]? W_up_scale[E,*,*]? "
     "W_down_scale[E,*,*]? shared_W_gate[D,F_s]? shared_W_up[D,F_s]? shared_W_down[F_s,D]? "
     "shared_W_gate_scale[*,*]? shared_W_up_scale[*,*]? shared_W_down_scale[*,*]? "
+)
+_LEARNING_MOE = (
+    "W_g[D,E] W_gate[E,D,F] W_up[E,D,F] W_down[E,F,D] shared_W_gate[D,F_s] shared_W_up[D,F_s] shared_W_down[F_s,D] "
+)
+_LEARNING = (
+    "embedding[V,D] attention_norm[L,D] W_dq[L,D,R_q] q_norm[L,R_q] W_uq[L,R_q,H,d_q] W_dkv[L,D,d] kv_norm[L,R_kv] "
+    "W_uk[L,R_kv,H,d_nope] W_uv[L,R_kv,H,d_v] W_o[L,H,d_v,D] W_qI[L,R_q,H_I,D_I] W_kI[L,D,D_I] k_norm[L,D_I] k_bias[L,D_I] "
+    "W_w[L,D,H_I] ffn_norm[L,D] " + _LEARNING_MOE.replace("[", "[L,") + "final_norm[D] head[D,V] "
 )
 _GATE = "groups kept_groups active route_scale normalise"
 _LOGITS = "q[T,H_I,D_I] k[S,D_I] k_scale[S] weights[T,H_I] start[T] end[T]"
@@ -92,6 +105,16 @@ OPS = {op.name: op for op in (
         "loss[1]:float32 dq[T,H_I,D_I]:float32 dk[S,D_I]:float32 dweights[T,H_I]:float32", "scale"),
     _op("sparse_attention_backward", "q[T,H,d] kv[S,d] indices[T,k] out[T,H,d_v] lse[T,H] dout[T,H,d_v]",
         "dq[T,H,d]:bfloat16 dkv[S,d]:float32", "scale"),
+    _op("rms_norm_backward", "x[T,D] weight[D] dy[T,D]", "dx[T,D]:bfloat16 dweight[D]:float32", "eps"),
+    _op("layer_norm_backward", "x[T,D] weight[D] bias[D] dy[T,D]", "dx[T,D]:bfloat16 dweight[D]:float32 dbias[D]:float32", "eps"),
+    _op("cross_entropy", "logits[T,V] targets[T]", "loss[1]:float32 dlogits[T,V]:float32"),
+    _op("dense_mqa_backward", "q[T,H,d] kv[S,d] out[T,H,d_v] lse[T,H] dout[T,H,d_v] start[T]?",
+        "dq[T,H,d]:bfloat16 dkv[S,d]:float32", "scale causal"),
+    _op("dense_mha_backward", "q[T,H,d] k[S,H,d] v[S,H,d_v] out[T,H,d_v] lse[T,H] dout[T,H,d_v] start[T]?",
+        "dq[T,H,d]:bfloat16 dk[S,H,d]:bfloat16 dv[S,H,d_v]:bfloat16", "scale causal"),
+    _op("moe_backward", "x[T,D] " + _LEARNING_MOE + "bias[E]? dy[T,D]", "dx[T,D]:bfloat16 " + _gradients(_LEARNING_MOE), _GATE),
+    _op("training_step", "tokens[T] targets[T] " + _LEARNING + "bias[L,E]?",
+        "language_loss[1]:float32 kl_loss[L]:float32 " + _gradients(_LEARNING), "stage topk simulate_fp8 eps rope " + _GATE),
     _op("dsa_attention", "x[T,D] positions[T] " + _ATTENTION, "y[T,D]:bfloat16", "topk scale eps rope"),
     _op("transformer_block", "hidden[T,D] positions[T] attention_norm[D] ffn_norm[D] " + _ATTENTION
         + _MOE.replace("[E,D,F]", "[*]").replace("[E,F,D]", "[*]").replace("W_g[D,E]", "W_g[D,E]?").replace("[E,*,*]", "[*]"),

@@ -11,10 +11,11 @@ from . import Refusal, dtypes, require
 from .cases import read_json
 
 # The order of computation within a layer, as dsa-reference shows its stages.
-STAGES = ("attention_input c_q q_nope q_rope c_kv k_rope indexer_q indexer_q_scale indexer_k indexer_k_scale "
-          "indexer_weights kv indexer_logits topk_indices q attention_out attention_lse attention_max_logit attention_y "
+STAGES = ("attention_input q_latent c_q q_heads q_nope q_rope kv_latent c_kv k_rope kv_heads indexer_q indexer_q_scale indexer_k "
+          "indexer_k_scale indexer_weights kv indexer_logits topk_indices q attention_out attention_target attention_lse "
+          "attention_max_logit attention_y "
           "after_attention ffn_input gate_scores expert_ids expert_weights ffn_y after_ffn").split()  # fmt: skip
-BEFORE, AFTER = ("embedding", "hidden_0"), ("final_norm", "logits", "decode_tokens", "decode_logits", "y")
+BEFORE, AFTER = ("embedding", "hidden_0"), ("final_norm", "logits", "decode_tokens", "decode_logits", "y", "language_loss", "kl_loss")
 
 
 @dataclass
@@ -29,8 +30,11 @@ class Difference:
 
 
 def place_of(name: str) -> tuple:
-    """Where a tensor stands in the order of computation."""
+    """Where a tensor stands in the order of computation: gradients d_NAME come back in the opposite order."""
     layer, _, stage = name.rpartition(".")
+    if stage.startswith("d_"):
+        part, *place = place_of(name.replace("d_", "", 1))
+        return (5 - part, *(-p for p in place if isinstance(p, int)), name)
     if layer.startswith("layer_") and layer[6:].isdigit():
         return 1, int(layer[6:]), STAGES.index(stage) if stage in STAGES else len(STAGES), name
     if name.startswith("hidden_") and name[7:].isdigit() and name != "hidden_0":
@@ -39,6 +43,8 @@ def place_of(name: str) -> tuple:
         return 0, 0, 0, name
     if name in AFTER:
         return 2, AFTER.index(name), 0, name
+    if name.startswith("d") and name not in STAGES:  # dx, dweight: what a backward op gives
+        return 6, 0, 0, name
     return 1, 0, STAGES.index(name) if name in STAGES else len(STAGES), name
 
 

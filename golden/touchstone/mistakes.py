@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import Refusal, cases, dtypes, require
+from . import Refusal, cases, contract, dtypes, require
 from .conventions import SWITCHES, expanded
 from .judge import judge
 from .telling import Inputs, Shown, Telling
@@ -78,7 +78,7 @@ def killed(mistake: type[Telling], golden: Golden) -> tuple[bool, bytes]:
     In ops of many stages each stage works on the right ones before it, so that a mistake shows where it is made.
     """
     op = golden.op
-    staged = op in ("dsa_attention", "transformer_block")
+    staged = contract.OPS[op].staged
     follow = {n: Shown(golden.stored("deployed", n), golden.dtype(n)) for n in golden.names} if staged else {}
 
     def run():

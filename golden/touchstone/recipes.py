@@ -148,7 +148,7 @@ class Recipe:
         self.parameters["d_rope"] = min(s["d_rope"], s["D_I"])
         self.rope_parameters()
 
-    def layer(self, T: int, s: dict) -> None:
+    def layer(self, T: int, s: dict, caches: bool = True) -> None:
         """Attention weights, positions, and perhaps a cache."""
         self.mla_weights(s)
         self.indexer_weights(s)
@@ -156,7 +156,7 @@ class Recipe:
         self.weight("W_uv", [s["R_kv"], s["H"], s["d_v"]], s["R_kv"])
         self.weight("W_o", [s["H"], s["d_v"], s["D"]], s["H"] * s["d_v"])
         self.parameters |= {"topk": self.whole(1, 20), "rope": {"original_context": 64, "max_context": 4096}}
-        cached = self.choice([0, 0, 30])
+        cached = self.choice([0, 0, 30]) if caches else 0
         self.add("positions", "int32", [T], {"arange": {"start": cached, "step": 1}})
         if cached:
             self.numbers("cache_kv", [cached, s["R_kv"] + s["d_rope"]])
@@ -174,7 +174,7 @@ class Recipe:
         self.numbers("x", [T, s["D"]])
         self.layer(T, s)
 
-    def experts(self, D: int) -> None:
+    def experts(self, D: int, shares: bool = False) -> None:
         """A router and its experts."""
         groups = self.choice([1, 2, 4])
         E, F = groups * self.choice([2, 4]), 32
@@ -184,7 +184,7 @@ class Recipe:
         self.weight("W_gate", [E, D, F], D)
         self.weight("W_up", [E, D, F], D)
         self.weight("W_down", [E, F, D], F)
-        if self.whole(0, 1):
+        if shares or self.whole(0, 1):
             self.weight("shared_W_gate", [D, F], D)
             self.weight("shared_W_up", [D, F], D)
             self.weight("shared_W_down", [F, D], F)
@@ -358,6 +358,73 @@ class Recipe:
         self.numbers("out", [T, H, d_v], 0.3)
         self.add("lse", "float32", [T, H], {"uniform": {"low": 4, "high": 5}})
         self.numbers("dout", [T, H, d_v])
+
+    # Gradients
+
+    def draw_rms_norm_backward(self):
+        T, D = self.rows(), self.whole(1, 200)
+        self.numbers("x", [T, D], self.choice([0.01, 1.0, 30.0]))
+        self.norm("weight", D)
+        self.numbers("dy", [T, D], self.choice([0.001, 1.0]))
+
+    def draw_layer_norm_backward(self):
+        T, D = self.rows(), self.whole(2, 200)
+        self.numbers("x", [T, D])
+        self.norm("weight", D)
+        self.numbers("bias", [D], 0.2, "float32")
+        self.numbers("dy", [T, D])
+
+    def draw_cross_entropy(self):
+        T, V = self.rows(), self.whole(1, 300)
+        self.numbers("logits", [T, V], self.choice([1.0, 20.0]), "float32")
+        self.add("targets", "int32", [T], {"integers": {"low": -1, "high": V - 1}})
+
+    def gradient_of_attention(self, T: int, S: int, H: int, d_v: int) -> None:
+        """What a forward pass would have left: with probabilities that some float can hold."""
+        self.numbers("out", [T, H, d_v], 0.3)
+        self.add("lse", "float32", [T, H], {"uniform": {"low": 4, "high": 5}})
+        self.numbers("dout", [T, H, d_v])
+        if self.whole(0, 1):
+            self.parameters["causal"] = False
+        if self.whole(0, 2) == 0:
+            self.add("start", "int32", [T], {"values": sorted(self.whole(0, S) for _ in range(T))})
+
+    def draw_dense_mqa_backward(self):
+        T, S, H, d = self.attention_inputs()
+        for name in ("q", "kv"):
+            self.tensors[name]["fill"] = {"normal": {"std": 1.0}}
+        self.gradient_of_attention(T, S, H, d // 2)
+
+    def draw_dense_mha_backward(self):
+        T, S, H, d = self.attention_inputs()
+        del self.tensors["kv"]
+        self.add("q", "bfloat16", [T, H, d], {"normal": {"std": 1.0}})
+        self.add("k", "bfloat16", [S, H, d], {"normal": {"std": 1.0}})
+        self.numbers("v", [S, H, 24])
+        self.gradient_of_attention(T, S, H, 24)
+
+    def draw_moe_backward(self):
+        D, T = 32 * self.whole(1, 3), self.rows()
+        self.numbers("x", [T, D])
+        self.experts(D, shares=True)
+        self.numbers("dy", [T, D])
+
+    def draw_training_step(self):
+        T, L, V, s = self.choice([2, 9, 20]), self.whole(1, 2), self.whole(5, 40), self.attention_sizes()
+        self.add("tokens", "int32", [T], {"integers": {"low": 0, "high": V - 1}})
+        self.add("targets", "int32", [T], {"integers": {"low": -1, "high": V - 1}})
+        self.numbers("embedding", [V, s["D"]])
+        self.layer(T, s, caches=False)
+        del self.tensors["positions"]
+        self.experts(s["D"], shares=True)
+        for name in ("attention_norm", "ffn_norm"):
+            self.norm(name, s["D"])
+        for name, entry in self.tensors.items():
+            if name not in ("tokens", "targets", "embedding"):
+                entry["shape"] = [L, *entry["shape"]]
+        self.norm("final_norm", s["D"])
+        self.weight("head", [s["D"], V], s["D"])
+        self.parameters |= {"stage": self.choice(["dense", "warmup", "sparse"]), "topk": self.whole(1, 8), "simulate_fp8": bool(self.whole(0, 1))}
 
 
 def random_case(op: str, private_seed: str, number: int) -> Case:

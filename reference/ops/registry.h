@@ -42,6 +42,8 @@ std::vector<Op> attention_ops();
 std::vector<Op> page_ops();
 std::vector<Op> moe_ops();
 std::vector<Op> training_ops();
+std::vector<Op> gradient_ops();
+std::vector<Op> training_step_ops();
 std::vector<Op> layer_ops();
 
 const std::vector<Op>& all_ops();

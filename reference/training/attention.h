@@ -4,7 +4,7 @@
 #pragma once
 
 #include "reference/attention/top_k.h"
-#include "reference/training/tape.h"
+#include "reference/training/sums.h"
 
 namespace dsa {
 
@@ -21,22 +21,24 @@ inline Allowed allowed_pairs(const Array<std::int32_t>& indices) {
     return allowed;
 }
 
+template <class Real>
+inline const Real minus_infinity(-std::numeric_limits<double>::infinity());
+
 namespace detail {
 
 // Rows that are worked on together: their causal part is a rectangle with a small triangle too much.
 inline constexpr Index query_block = 64;
 
 // Softmax of each row t of scores [T, T] over its allowed positions, in place; 0 elsewhere.
-template <class Real>
-void softmax_rows(Matrix<Real>& scores, const Allowed& allowed) {
+template <class P>
+void softmax_rows(Matrix<typename P::Real>& scores, const Allowed& allowed) {
     const Index T = scores.rows();
     for (Index t = 0; t < T; ++t) {
         auto row = scores.row(t).array();
         if (allowed.size() > 0)
             for (Index s = 0; s <= t; ++s)
-                if (allowed(t, s) == 0) row(s) = -std::numeric_limits<Real>::infinity();
-        row.head(t + 1) = (row.head(t + 1) - row.head(t + 1).maxCoeff()).exp();
-        row.head(t + 1) /= row.head(t + 1).sum();
+                if (allowed(t, s) == 0) row(s) = minus_infinity<typename P::Real>;
+        row.head(t + 1) /= exponentials_in_place<P>(row.head(t + 1)).second;
         row.tail(T - t - 1).setZero();
     }
 }
@@ -48,30 +50,30 @@ void in_query_blocks(Index T, const Work& work) {
 }
 
 // a b^T where the result [T, T] is causal: the blocks above the diagonal are left as they are.
-template <class Real, class A, class B>
-void causal_product(const A& a, const B& b, Matrix<Real>& c) {
+template <class P, class A, class B>
+void causal_product(const A& a, const B& b, Matrix<typename P::Real>& c) {
     const Index T = a.rows();
     in_query_blocks(T, [&](Index r, Index rows) {
-        c.block(r, 0, rows, r + rows).noalias() = a.middleRows(r, rows) * b.topRows(r + rows).transpose();
+        set_product<P>(c.block(r, 0, rows, r + rows), a.middleRows(r, rows), b.topRows(r + rows).transpose());
     });
 }
 
 // p b and p^T b, p [T, T] being 0 above the diagonal.
-template <class Real, class B>
-Matrix<Real> lower_times(const Matrix<Real>& p, const B& b) {
+template <class P, class B>
+Matrix<typename P::Real> lower_times(const Matrix<typename P::Real>& p, const B& b) {
     const Index T = p.rows();
-    Matrix<Real> c(T, b.cols());
+    Matrix<typename P::Real> c(T, b.cols());
     in_query_blocks(T, [&](Index r, Index rows) {
-        c.middleRows(r, rows).noalias() = p.block(r, 0, rows, r + rows) * b.topRows(r + rows);
+        set_product<P>(c.middleRows(r, rows), p.block(r, 0, rows, r + rows), b.topRows(r + rows));
     });
     return c;
 }
-template <class Real, class B>
-Matrix<Real> lower_transposed_times(const Matrix<Real>& p, const B& b) {
+template <class P, class B>
+Matrix<typename P::Real> lower_transposed_times(const Matrix<typename P::Real>& p, const B& b) {
     const Index T = p.rows();
-    Matrix<Real> c(T, b.cols());
+    Matrix<typename P::Real> c(T, b.cols());
     in_query_blocks(T, [&](Index r, Index rows) {
-        c.middleRows(r, rows).noalias() = p.block(r, r, T - r, rows).transpose() * b.middleRows(r, T - r);
+        set_product<P>(c.middleRows(r, rows), p.block(r, r, T - r, rows).transpose(), b.middleRows(r, T - r));
     });
     return c;
 }
@@ -114,43 +116,48 @@ Attended<P> attention(Tape<P>& tape, const Var<P>& q, const Var<P>& kv, const Va
     };
     for (Index h = 0; h < sizes.heads; ++h) {
         Matrix<Real> p = Matrix<Real>::Zero(T, T);
-        detail::causal_product(Matrix<Real>(queries(h) * factor), keys(h), p);
+        detail::causal_product<P>(Matrix<Real>(queries(h) * factor), keys(h), p);
         if (result.dense.size() > 0) {
             Matrix<Real> everywhere = p;
-            detail::softmax_rows(everywhere, {});
+            detail::softmax_rows<P>(everywhere, {});
             result.dense.matrix() += everywhere;
         }
-        detail::softmax_rows(p, allowed);
+        detail::softmax_rows<P>(p, allowed);
         result.target.matrix() += p;
-        out.matrix().middleCols(h * sizes.d_v, sizes.d_v) = detail::lower_times(p, values(h));
+        out.matrix().middleCols(h * sizes.d_v, sizes.d_v) = detail::lower_times<P>(as_read<P>(p), values(h));
         probabilities->push_back(std::move(p));
     }
     // The probabilities of H heads sum to H: dividing by H is the L1 normalisation.
-    result.target.matrix() /= static_cast<Real>(sizes.heads);
-    if (result.dense.size() > 0) result.dense.matrix() /= static_cast<Real>(sizes.heads);
+    const auto heads = static_cast<Real>(static_cast<double>(sizes.heads));
+    result.target.matrix() /= heads;
+    if (result.dense.size() > 0) result.dense.matrix() /= heads;
     if (wants_dense && allowed.size() == 0) result.dense = result.target;
 
-    const Tensor<P> kept = out;
-    result.out = tape.result(std::move(out), {q, kv, k_rope}, [=](const Tensor<P>& d_out) {
-        for (Index h = 0; h < sizes.heads; ++h) {
-            const Matrix<Real>& p = (*probabilities)[static_cast<std::size_t>(h)];
-            const Index v_at = h * (sizes.d_nope + sizes.d_v) + sizes.d_nope;
-            const auto d_o = d_out.matrix().middleCols(h * sizes.d_v, sizes.d_v);
-            const auto o = kept.matrix().middleCols(h * sizes.d_v, sizes.d_v);
-            Matrix<Real> d_s = Matrix<Real>::Zero(T, T);
-            detail::causal_product(d_o, values(h), d_s);
-            const Eigen::Array<Real, Eigen::Dynamic, 1> delta = (d_o.array() * o.array()).rowwise().sum();
-            d_s = (p.array() * (d_s.array().colwise() - delta) * factor).matrix();
-            if (q->learns())
-                q->gradient().matrix().middleCols(h * sizes.d_q(), sizes.d_q()) += detail::lower_times(d_s, keys(h));
-            const Matrix<Real> d_k = detail::lower_transposed_times(d_s, queries(h));
-            if (kv->learns()) {
-                kv->gradient().matrix().middleCols(v_at, sizes.d_v) += detail::lower_transposed_times(p, d_o);
-                kv->gradient().matrix().middleCols(v_at - sizes.d_nope, sizes.d_nope) += d_k.leftCols(sizes.d_nope);
+    result.out =
+        tape.result(stored(std::move(out)), {q, kv, k_rope}, [=](const Tensor<P>& d_out, const Tensor<P>& kept) {
+            for (Index h = 0; h < sizes.heads; ++h) {
+                const Matrix<Real>& p = (*probabilities)[static_cast<std::size_t>(h)];
+                const Index v_at = h * (sizes.d_nope + sizes.d_v) + sizes.d_nope;
+                const auto d_o = d_out.matrix().middleCols(h * sizes.d_v, sizes.d_v);
+                const auto o = kept.matrix().middleCols(h * sizes.d_v, sizes.d_v);
+                Matrix<Real> d_s = Matrix<Real>::Zero(T, T);
+                detail::causal_product<P>(d_o, values(h), d_s);
+                const Eigen::Array<Real, Eigen::Dynamic, 1> delta = row_sums_of<P>(d_o.array() * o.array());
+                d_s = (p.array() * (d_s.array().colwise() - delta) * factor).matrix();
+                d_s = as_read<P>(d_s);
+                if (q->learns())
+                    q->gradient().matrix().middleCols(h * sizes.d_q(), sizes.d_q()) +=
+                        detail::lower_times<P>(d_s, keys(h));
+                const Matrix<Real> d_k = detail::lower_transposed_times<P>(d_s, queries(h));
+                if (kv->learns()) {
+                    kv->gradient().matrix().middleCols(v_at, sizes.d_v) +=
+                        detail::lower_transposed_times<P>(as_read<P>(p), d_o);
+                    kv->gradient().matrix().middleCols(v_at - sizes.d_nope, sizes.d_nope) +=
+                        d_k.leftCols(sizes.d_nope);
+                }
+                if (k_rope->learns()) k_rope->gradient().matrix() += d_k.rightCols(sizes.d_rope);
             }
-            if (k_rope->learns()) k_rope->gradient().matrix() += d_k.rightCols(sizes.d_rope);
-        }
-    });
+        });
     return result;
 }
 
@@ -167,26 +174,32 @@ Var<P> indexer_scores(Tape<P>& tape, const Var<P>& q, const Var<P>& k, const Var
     Tensor<P> scores({T, T});
     for (Index j = 0; j < H_I; ++j) {
         Matrix<Real> dot = Matrix<Real>::Zero(T, T);
-        detail::causal_product(q->value().matrix().middleCols(j * D_I, D_I), k->value().matrix(), dot);
-        dot = dot.cwiseMax(Real(0.0));
+        detail::causal_product<P>(q->value().matrix().middleCols(j * D_I, D_I), k->value().matrix(), dot);
+        dot = relu_of<P>(std::move(dot));
         scores.matrix().array() += dot.array().colwise() * w->value().matrix().col(j).array();
         dots->push_back(std::move(dot));
     }
-    for (Index t = 0; t < T; ++t) scores.row(t).tail(T - t - 1) = -std::numeric_limits<Real>::infinity();
-    return tape.result(std::move(scores), {q, k, w}, [=](const Tensor<P>& d_scores) {
-        for (Index j = 0; j < H_I; ++j) {
-            const auto dot = (*dots)[static_cast<std::size_t>(j)].array();
+    for (Index t = 0; t < T; ++t) scores.row(t).tail(T - t - 1) = minus_infinity<Real>;
+    return tape.result(
+        std::move(scores), {q, k, w},
+        [=](const Tensor<P>& d_scores) {
             const auto d = d_scores.matrix().array();
-            if (w->learns()) w->gradient().matrix().col(j).array() += (d * dot).rowwise().sum();
-            const Matrix<Real> d_dot =
-                ((dot > Real(0.0)).select(d, Real(0.0)).colwise() * w->value().matrix().col(j).array()).matrix();
-            if (q->learns())
-                q->gradient().matrix().middleCols(j * D_I, D_I) += detail::lower_times(d_dot, k->value().matrix());
-            if (k->learns())
-                k->gradient().matrix() +=
-                    detail::lower_transposed_times(d_dot, q->value().matrix().middleCols(j * D_I, D_I));
-        }
-    });
+            for (Index j = 0; j < H_I; ++j) {
+                const auto dot = (*dots)[static_cast<std::size_t>(j)].array();
+                if (w->learns()) w->gradient().matrix().col(j).array() += row_sums_of<P>(d * dot);
+                const Matrix<Real> d_dot =
+                    (dot.binaryExpr(d, [](Real r, Real g) { return let_through(r, g); }).colwise() *
+                     w->value().matrix().col(j).array())
+                        .matrix();
+                if (q->learns())
+                    q->gradient().matrix().middleCols(j * D_I, D_I) +=
+                        detail::lower_times<P>(d_dot, k->value().matrix());
+                if (k->learns())
+                    k->gradient().matrix() +=
+                        detail::lower_transposed_times<P>(d_dot, q->value().matrix().middleCols(j * D_I, D_I));
+            }
+        },
+        Stored::float32);
 }
 
 // Of one layer, mean over queries.
@@ -201,48 +214,74 @@ struct KlLoss {
     KlNumbers numbers;
 };
 
-// coefficient * mean_t KL(p_t || softmax(I_t)) over the allowed positions;  d_I = coefficient (softmax(I_t) - p_t) /
-// T scores: [T, T]  target: [T, T], each row summing to 1 over the allowed positions
+namespace detail {
+
+// What a training reports of one layer. Logarithms in float64: a softmax that has become 0 still has one.
 template <class P>
-KlLoss<P> indexer_kl(Tape<P>& tape, const Var<P>& scores, const Tensor<P>& target, const Allowed& allowed,
-                     double coefficient) {
-    using Real = typename P::Real;
+KlNumbers kl_numbers(const Tensor<P>& scores, const Tensor<P>& target, const Allowed& allowed) {
     const Index T = target.dim(0);
-    Matrix<Real> prediction = scores->value().matrix();
-    detail::softmax_rows(prediction, allowed);
-    KlLoss<P> result{nullptr, {}};
+    KlNumbers numbers;
     for (Index t = 0; t < T; ++t) {
         Index candidates = 0;
         double entropy = 0.0;  // -sum p log p
         double cross = 0.0;    // -sum p log softmax
-        // log softmax from the scores: a softmax that has become 0 still has a logarithm
         double max = -std::numeric_limits<double>::infinity();
         for (Index s = 0; s <= t; ++s)
             if (allowed.size() == 0 || allowed(t, s) != 0)
-                max = std::max(max, static_cast<double>(scores->value()(t, s)));
+                max = std::max(max, static_cast<double>(value_of(scores(t, s))));
         double sum = 0.0;
         for (Index s = 0; s <= t; ++s)
             if (allowed.size() == 0 || allowed(t, s) != 0)
-                sum += std::exp(static_cast<double>(scores->value()(t, s)) - max);
+                sum += std::exp(static_cast<double>(value_of(scores(t, s))) - max);
         const double lse = max + std::log(sum);
         for (Index s = 0; s <= t; ++s) {
             if (allowed.size() > 0 && allowed(t, s) == 0) continue;
             ++candidates;
-            const auto p = static_cast<double>(target(t, s));
+            const auto p = static_cast<double>(value_of(target(t, s)));
             if (!(p > 0.0)) continue;
             entropy -= p * std::log(p);
-            cross -= p * (static_cast<double>(scores->value()(t, s)) - lse);
+            cross -= p * (static_cast<double>(value_of(scores(t, s))) - lse);
         }
-        result.numbers.kl += (cross - entropy) / static_cast<double>(T);
-        result.numbers.kl_uniform += (std::log(static_cast<double>(candidates)) - entropy) / static_cast<double>(T);
+        numbers.kl += (cross - entropy) / static_cast<double>(T);
+        numbers.kl_uniform += (std::log(static_cast<double>(candidates)) - entropy) / static_cast<double>(T);
     }
+    return numbers;
+}
+
+}  // namespace detail
+
+// factor * sum_t KL(p_t || softmax(I_t)) over the allowed positions;  d_I = factor (softmax(I_t) - p_t)
+// scores: [T, T]  target: [T, T], each row summing to 1 over the allowed positions
+template <class P>
+KlLoss<P> indexer_kl(Tape<P>& tape, const Var<P>& scores, const Tensor<P>& target, const Allowed& allowed,
+                     double factor) {
+    using Real = typename P::Real;
+    const Index T = target.dim(0);
+    KlLoss<P> result{nullptr, detail::kl_numbers(scores->value(), target, allowed)};
     Tensor<P> loss({1});
-    loss[0] = static_cast<Real>(coefficient * result.numbers.kl);
-    const Real factor = P::constant(coefficient / static_cast<double>(T));
-    auto d_scores = std::make_shared<Matrix<Real>>((prediction - target.matrix()) * factor);
-    result.loss = tape.result(std::move(loss), {scores}, [scores, d_scores](const Tensor<P>& d_loss) {
-        scores->gradient().matrix() += *d_scores * d_loss[0];
-    });
+    Matrix<Real> prediction = scores->value().matrix();
+    if constexpr (adds_in_any_order<P>) {
+        detail::softmax_rows<P>(prediction, allowed);
+        loss[0] = static_cast<Real>(factor * static_cast<double>(T) * result.numbers.kl);
+    } else {
+        for (Index t = 0; t < T; ++t) {
+            auto row = prediction.row(t).array();
+            for (Index s = 0; s < T; ++s)
+                if (s > t || (allowed.size() > 0 && allowed(t, s) == 0)) row(s) = minus_infinity<Real>;
+            const Eigen::Array<Real, 1, Eigen::Dynamic> candidates = row;
+            const auto [max, sum] = exponentials_in_place<P>(row);
+            row /= sum;
+            const Real lse = max + log(sum);
+            for (Index s = 0; s <= t; ++s)
+                if (value_of(target(t, s)) > 0.0)  // p log p is 0 where p is
+                    loss[0] += P::constant(factor) * target(t, s) * (log(target(t, s)) - (candidates(s) - lse));
+        }
+    }
+    auto d_scores = std::make_shared<Matrix<Real>>((prediction - target.matrix()) * P::constant(factor));
+    result.loss = tape.result(
+        std::move(loss), {scores},
+        [scores, d_scores](const Tensor<P>& d_loss) { scores->gradient().matrix() += *d_scores * d_loss[0]; },
+        Stored::float32);
     return result;
 }
 
@@ -255,10 +294,11 @@ Tensor<P> renormalised(Tensor<P> p, const Allowed& allowed) {
         auto row = p.row(t);
         for (Index s = 0; s < row.size(); ++s)
             if (allowed(t, s) == 0) row(s) = Real(0.0);
-        const Real sum = row.sum();
+        const Real sum = sum_of<P>(row);
         // A selection that misses every probability that float32 can hold says nothing about its members.
-        for (Index s = 0; s < row.size() && !(sum > Real(0.0)); ++s) row(s) = static_cast<Real>(allowed(t, s));
-        row /= row.sum();
+        for (Index s = 0; s < row.size() && !(sum > Real(0.0)); ++s)
+            row(s) = static_cast<Real>(static_cast<double>(allowed(t, s)));
+        row /= sum_of<P>(row);
     }
     return p;
 }
@@ -270,7 +310,7 @@ double recall_of_mass(const Tensor<P>& dense, const Allowed& allowed) {
     double total = 0.0;
     for (Index t = 0; t < dense.dim(0); ++t)
         for (Index s = 0; s <= t; ++s)
-            if (allowed(t, s) != 0) total += static_cast<double>(dense(t, s));
+            if (allowed(t, s) != 0) total += static_cast<double>(value_of(dense(t, s)));
     return total / static_cast<double>(dense.dim(0));
 }
 

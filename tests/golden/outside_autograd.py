@@ -3,7 +3,7 @@
 
     python tests/golden/outside_autograd.py [dsa-reference]
 
-The KL loss and sparse attention are written here as plain differentiable PyTorch; their derivatives are autograd's, not
+The KL loss, attention, norms, cross entropy and a mixture of experts are written here as plain differentiable PyTorch; their derivatives are autograd's, not
 a formula of ours. Needs PyTorch; not part of `make test`.
 """
 
@@ -103,11 +103,88 @@ def attention(program, generator) -> float:
     return max(worst(out, forward["out"]), worst(lse, forward["lse"]), worst(q.grad, told["dq"]), worst(kv.grad, told["dkv"]))
 
 
+def leaves(generator, **shapes) -> dict:
+    """Random float64 tensors with gradients."""
+    return {n: torch.randn(*s, dtype=torch.float64, generator=generator).requires_grad_() for n, s in shapes.items()}
+
+
+def farthest(leaf: dict, told: dict) -> float:
+    """The worst of all leaves' gradients."""
+    return max(worst(x.grad, told["d" + name]) for name, x in leaf.items())
+
+
+def norms(program, generator) -> float:
+    """RMSNorm and LayerNorm."""
+    x = leaves(generator, x=(5, 40), weight=(40,), bias=(40,))
+    dy = torch.randn(5, 40, dtype=torch.float64, generator=generator)
+    (torch.nn.functional.layer_norm(x["x"], (40,), x["weight"], x["bias"], 1e-3) * dy).sum().backward()
+    found = farthest(x, exact(program, "layer_norm_backward", {"eps": 1e-3}, {}, x | {"dy": dy}))
+    x = leaves(generator, x=(5, 40), weight=(40,))
+    (torch.nn.functional.rms_norm(x["x"], (40,), x["weight"], 1e-3) * dy).sum().backward()
+    return max(found, farthest(x, exact(program, "rms_norm_backward", {"eps": 1e-3}, {}, x | {"dy": dy})))
+
+
+def cross_entropy(program, generator) -> float:
+    """The language loss, with tokens that do not count."""
+    x = leaves(generator, logits=(9, 30))
+    targets = torch.randint(0, 30, (9,), generator=generator)
+    targets[4] = -1
+    loss = torch.nn.functional.cross_entropy(x["logits"], targets, ignore_index=-1)
+    loss.backward()
+    told = exact(program, "cross_entropy", {}, {}, x | {"targets": targets.to(torch.int32)})
+    return max(worst(loss.reshape(1), told["loss"]), farthest(x, told))
+
+
+def dense_attention(program, generator, mode: str) -> float:
+    """Causal attention in both of MLA's modes."""
+    T, S, H, d, d_v, scale = 6, 11, 3, 16, 12, 0.3
+    x = leaves(generator, q=(T, H, d), **({"kv": (S, d)} if mode == "mqa" else {"k": (S, H, d), "v": (S, H, d_v)}))
+    k = x["kv"][:, None].expand(S, H, d) if mode == "mqa" else x["k"]
+    v = x["kv"][:, None, :d_v].expand(S, H, d_v) if mode == "mqa" else x["v"]
+    seen = torch.tril(torch.ones(T, S, dtype=torch.bool), S - T)
+    logits = torch.where(seen, torch.einsum("thd,shd->hts", x["q"], k) * scale, -torch.inf)
+    out = torch.einsum("hts,shv->thv", torch.softmax(logits, -1), v)
+    dout = torch.randn(T, H, d_v, dtype=torch.float64, generator=generator)
+    (out * dout).sum().backward()
+    given = x | {"out": out, "lse": torch.logsumexp(logits, -1).T.contiguous(), "dout": dout}
+    return farthest(x, exact(program, f"dense_{mode}_backward", {"scale": scale}, {}, given))
+
+
+def experts(program, generator) -> float:
+    """Two of six experts in two groups, and a shared one; the choice is read off the forward pass here."""
+    T, D, E, F, r = 7, 12, 6, 10, 2.5
+    x = leaves(generator, x=(T, D), W_g=(D, E), W_gate=(E, D, F), W_up=(E, D, F), W_down=(E, F, D),
+               shared_W_gate=(D, F), shared_W_up=(D, F), shared_W_down=(F, D))  # fmt: skip
+    bias, dy = torch.randn(E, dtype=torch.float64, generator=generator) * 0.1, torch.randn(T, D, dtype=torch.float64, generator=generator)
+
+    def ffn(x, gate, up, down):
+        return (torch.nn.functional.silu(x @ gate) * (x @ up)) @ down
+
+    scores = torch.sigmoid(x["x"] @ x["W_g"])
+    biased = scores + bias
+    best = torch.argmax(biased.reshape(T, 2, 3).topk(2, -1).values.sum(-1), -1)
+    chosen = torch.where(torch.arange(E) // 3 == best[:, None], biased, -torch.inf).topk(2, -1).indices
+    weights = scores.gather(1, chosen)
+    weights = r * weights / weights.sum(-1, keepdim=True)
+    y = ffn(x["x"], x["shared_W_gate"], x["shared_W_up"], x["shared_W_down"])
+    for e in range(E):
+        share = torch.where(chosen == e, weights, 0.0).sum(-1, keepdim=True)
+        y = y + share * ffn(x["x"], x["W_gate"][e], x["W_up"][e], x["W_down"][e])
+    (y * dy).sum().backward()
+    parameters = {"groups": 2, "kept_groups": 1, "active": 2, "route_scale": r}
+    return farthest(x, exact(program, "moe_backward", parameters, {}, x | {"bias": bias, "dy": dy}))
+
+
 def main() -> int:
     """Prints the worst relative difference of each comparison; 1 if any is not of float64's size."""
     program = Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "build" / "dsa-reference").resolve()
     generator = torch.Generator().manual_seed(7)
     found = {"sparse attention, forward and backward": attention(program, generator)}
+    found["norms"] = norms(program, generator)
+    found["cross entropy"] = cross_entropy(program, generator)
+    for mode in ("mqa", "mha"):
+        found[f"dense attention, {mode}"] = dense_attention(program, generator, mode)
+    found["mixture of experts"] = experts(program, generator)
     for conventions in CONVENTIONS:
         for sparse in (False, True):
             name = f"KL loss, {'on the set' if sparse else 'dense'}, {conventions or 'as by default'}"

@@ -243,7 +243,7 @@ TEST_CASE("the KL on the tape is the op indexer_kl_loss, gradients and all") {
         const Var<Exact> tq = tape.leaf(flat, true);
         const Var<Exact> tk = tape.leaf(k, true);
         const Var<Exact> tw = tape.leaf(w, true);
-        const KlLoss<Exact> kl = indexer_kl(tape, indexer_scores(tape, tq, tk, tw), on_tape_target, allowed, 0.7);
+        const KlLoss<Exact> kl = indexer_kl(tape, indexer_scores(tape, tq, tk, tw), on_tape_target, allowed, 0.7 / T);
         tape.backward(kl.loss);
         const Real bound = 1e-12;
         CHECK(std::fabs(kl.loss->value()[0] - op.loss[0]) <= bound);

@@ -17,6 +17,8 @@ from .. import dtypes, require
 from ..conventions import expanded
 from .attention import Attention
 from .experts import Experts
+from .gradient_ops import GradientOps
+from .gradients import Gradients
 from .inputs import Inputs
 from .layers import Layers
 from .model import Model
@@ -25,6 +27,7 @@ from .ops import Ops
 from .projections import Projections
 from .selection import Selection
 from .training import Training
+from .training_step import TrainingStep
 from .vectors import Vectors
 
 __all__ = ["Inputs", "Shown", "Telling"]
@@ -39,7 +42,7 @@ class Shown:
     scale: str = ""  # as in golden.json
 
 
-class Telling(Ops, Model, Layers, Training, Experts, Attention, Selection, Projections, Vectors):
+class Telling(Ops, GradientOps, TrainingStep, Model, Layers, Training, Gradients, Experts, Attention, Selection, Projections, Vectors):
     """One op on one case's inputs, in one tier.
 
     conventions: a preset's name or an object of switches. parameters: the case's. follow: a record, by name, of

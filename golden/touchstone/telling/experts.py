@@ -16,9 +16,14 @@ def sigmoid(x):
 class Experts:
     """The router, the feed-forward nets, and their weighted sum."""
 
+    layer = 0  # of a whole model: whose bias, where each layer has its own
+
     def biased(self, scores):
         """What the choice looks at. [T, E]"""
-        return scores + self.inputs.number("bias", self.tier) if self.conventions["gate_bias"] else scores
+        if not self.conventions["gate_bias"]:
+            return scores
+        bias = self.inputs.number("bias", self.tier)
+        return scores + (bias if bias.ndim == 1 else bias[self.layer])
 
     def group_scores(self, biased):
         """A group is as good as its two best experts together; without a bias, as its best. [T, G, n] -> [T, G]"""
@@ -32,6 +37,10 @@ class Experts:
     def moe_gate(self, x):
         """x [T, D] -> scores [T, E], experts int32 [T, E_a] best first"""
         scores = sigmoid(x @ self.inputs.number("W_g", self.tier))
+        return scores, self.chosen_experts(scores)
+
+    def chosen_experts(self, scores):
+        """The best experts of the best groups, by biased scores. scores [T, E] -> int32 [T, E_a] best first"""
         T, E = scores.shape
         groups, kept = self.parameters.get("groups", 8), self.parameters.get("kept_groups", 4)
         active = self.parameters.get("active", 8)
@@ -42,8 +51,7 @@ class Experts:
         allowed = np.zeros((T, groups), bool)
         np.put_along_axis(allowed, order, True, axis=1)
         masked = np.where(np.repeat(allowed, E // groups, axis=1), biased, -np.inf)
-        experts = np.argsort(-masked, axis=1, kind="stable")[:, :active].astype(np.int32)
-        return scores, experts
+        return np.argsort(-masked, axis=1, kind="stable")[:, :active].astype(np.int32)
 
     def expert_weights(self, scores, experts):
         """Each chosen expert's score over their sum, times the route scale. -> [T, E_a]"""
