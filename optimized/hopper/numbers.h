@@ -5,18 +5,12 @@
 #include <cstdint>
 
 #include "optimized/hopper/device.h"
+#include "optimized/support/call.h"
 #if defined(DSA_SIMULATOR)
 #include "optimized/simulator/numbers.h"
 #endif
 
 namespace dsa {
-
-struct bf16 {
-    std::uint16_t bits;
-};
-struct e4m3 {
-    std::uint8_t bits;
-};
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(bf16 x) { return __uint_as_float(std::uint32_t{x.bits} << 16); }

@@ -1,5 +1,7 @@
 // Level 1. Bound: bytes, 4 a number (x is read twice, once from L2, and y written).
+#include "optimized/hopper/numbers.h"
 #include "optimized/rms_norm/op.h"
+#include "optimized/support/launch.h"
 
 namespace dsa {
 namespace {

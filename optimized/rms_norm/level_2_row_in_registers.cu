@@ -1,6 +1,8 @@
 // Level 2. x is read from memory once, in pieces of 8 numbers, 16 bytes a thread, and stays in registers until y is
 // written: 4 bytes a number in all.
+#include "optimized/hopper/numbers.h"
 #include "optimized/rms_norm/op.h"
+#include "optimized/support/launch.h"
 
 namespace dsa {
 namespace {

@@ -4,8 +4,7 @@
 // level 2  a row is read once, 16 bytes a thread at a time, and stays in registers
 #pragma once
 
-#include "optimized/hopper/numbers.h"
-#include "optimized/support/launch.h"
+#include "optimized/support/call.h"
 
 namespace dsa {
 

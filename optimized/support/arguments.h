@@ -7,8 +7,7 @@
 #include <string>
 
 #include "golden/dsa.h"
-#include "optimized/hopper/numbers.h"
-#include "optimized/support/refusal.h"
+#include "optimized/support/call.h"
 
 namespace dsa {
 

@@ -2,7 +2,9 @@
 
 #include <new>
 
-#include "optimized/hopper/device.h"
+#if !defined(DSA_SIMULATOR)
+#include <cuda_runtime.h>
+#endif
 
 namespace dsa {
 namespace {

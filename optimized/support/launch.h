@@ -5,31 +5,14 @@
 #include <utility>
 
 #include "optimized/hopper/device.h"
-#include "optimized/support/refusal.h"
+#include "optimized/support/grid.h"
 
 namespace dsa {
-
-using Stream = void*;  // a cudaStream_t
-
-struct Launch {
-    std::int64_t blocks = 1;  // in x
-    int threads = 128;        // a block; a multiple of 32
-    std::size_t shared_bytes = 0;
-    Stream stream = nullptr;
-    std::int64_t blocks_y = 1;
-    std::int64_t blocks_z = 1;
-    int cluster = 1;  // blocks of a cluster, along x
-};
-
-namespace detail {
-// The grid, or a sentence where it is too large for the hardware.
-void check_grid(const char* name, const Launch& how);
-}  // namespace detail
 
 // Starts kernel(args...) on how.stream. `name` is for sentences. Nothing is started where there are no blocks.
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const Launch& how, Arguments&&... args) {
-    detail::check_grid(name, how);
+    check_grid(name, how);
     if (how.blocks == 0 || how.blocks_y == 0 || how.blocks_z == 0) return;
 #if defined(DSA_SIMULATOR)
     const simulator::Shape shape{
@@ -67,8 +50,5 @@ void launch(const char* name, void (*kernel)(Parameters...), const Launch& how, 
                " bytes of shared memory: ", cudaGetErrorString(error));
 #endif
 }
-
-// rows / per_block, rounded up
-inline std::int64_t blocks_for(std::int64_t rows, std::int64_t per_block) { return (rows + per_block - 1) / per_block; }
 
 }  // namespace dsa

@@ -181,6 +181,7 @@ class Call {
 };
 
 void run_op(const std::string& name, const fs::path& in_dir, const fs::path& out_dir, int runs) {
+    require_device();
     const OpFields* op = fields_of(name);
     if (op == nullptr) refuse(Status::not_implemented, "there is no op named \"", name, "\" here; `ops` lists them");
     Call call(*op, in_dir);

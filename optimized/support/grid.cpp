@@ -1,6 +1,6 @@
-#include "optimized/support/launch.h"
+#include "optimized/support/grid.h"
 
-namespace dsa::detail {
+namespace dsa {
 
 void check_grid(const char* name, const Launch& how) {
     constexpr std::int64_t most_x = 0x7fffffff;
@@ -12,4 +12,4 @@ void check_grid(const char* name, const Launch& how) {
                ": give fewer rows at once");
 }
 
-}  // namespace dsa::detail
+}  // namespace dsa
