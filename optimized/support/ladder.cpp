@@ -1,5 +1,6 @@
 #include "optimized/support/ladder.h"
 
+#include <cstdlib>
 #include <new>
 
 #if !defined(DSA_SIMULATOR)
@@ -9,7 +10,13 @@
 namespace dsa {
 namespace {
 
-thread_local int level = 0;
+// DSA_LEVEL: for whoever loads the library and cannot call choose_level, such as `touchstone check --lib`.
+int level_of_the_environment() {
+    const char* text = std::getenv("DSA_LEVEL");
+    return text == nullptr ? 0 : std::atoi(text);
+}
+
+thread_local int level = level_of_the_environment();
 thread_local std::string last_error;  // of this thread
 
 int told(const Refusal& refusal) {
