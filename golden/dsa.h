@@ -4,7 +4,7 @@
  * A library offers any subset of the functions below. Each takes one struct, returns 0 when it has filled the outputs,
  * 77 for "not implemented here", and anything else for an error that dsa_last_error() tells in one sentence. Inputs are
  * read-only. Nothing is allocated inside: dsa_OP_workspace(args), where it is offered, says how many bytes
- * `workspace` must have. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
+ * `workspace` must have, or minus what dsa_OP(args) would return. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
  *
  * Axes are those of docs/case-format.md and the contract; strides count elements. A tensor that a case does not have
  * has data = NULL. Parameters that a case does not give have their default; case_json is the whole case.

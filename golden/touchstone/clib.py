@@ -56,7 +56,7 @@ def header() -> str:
  * A library offers any subset of the functions below. Each takes one struct, returns 0 when it has filled the outputs,
  * {NOT_IMPLEMENTED} for "not implemented here", and anything else for an error that dsa_last_error() tells in one sentence. Inputs are
  * read-only. Nothing is allocated inside: dsa_OP_workspace(args), where it is offered, says how many bytes
- * `workspace` must have. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
+ * `workspace` must have, or minus what dsa_OP(args) would return. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
  *
  * Axes are those of docs/case-format.md and the contract; strides count elements. A tensor that a case does not have
  * has data = NULL. Parameters that a case does not give have their default; case_json is the whole case.
@@ -202,7 +202,10 @@ class Library:
             function = getattr(self.library, f"dsa_{op}_workspace")
             function.restype = ctypes.c_int64
             size = function(ctypes.byref(args))
-            require(0 <= size <= 1 << 40, f"dsa_{op}_workspace must return a number of bytes; it returned {size}")
+            if size == -NOT_IMPLEMENTED:
+                raise NotImplementedError(self._error())
+            require(size >= 0, f"dsa_{op}_workspace returned {size}: {self._error() or 'and said nothing'}")
+            require(size <= 1 << 40, f"dsa_{op}_workspace must return a number of bytes; it returned {size}")
         workspace = Guarded((size,), np.dtype(np.uint8))
         args.workspace, args.workspace_bytes = workspace.array.ctypes.data, size
         return workspace
