@@ -24,13 +24,17 @@ Moe read(const dsa_moe_args& args) {
 }
 
 }  // namespace
+
+void moe(const Moe& call) { ladder.run(call); }
+std::int64_t moe_workspace(const Moe& call) { return ladder.workspace(call); }
+
 }  // namespace dsa
 
 extern "C" {
 int dsa_moe(const dsa_moe_args* args) {
-    return dsa::answered([&] { dsa::ladder.run(dsa::read(*args)); });
+    return dsa::answered([&] { dsa::moe(dsa::read(*args)); });
 }
 int64_t dsa_moe_workspace(const dsa_moe_args* args) {
-    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+    return dsa::measured([&] { return dsa::moe_workspace(dsa::read(*args)); });
 }
 }

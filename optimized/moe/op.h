@@ -26,10 +26,18 @@ struct Moe {
     Stream stream;
 };
 
+// The chosen level, for layers that hold such a call.
+void moe(const Moe& call);
+std::int64_t moe_workspace(const Moe& call);
+
 void moe_level_1(const Moe& call);
 std::int64_t moe_level_1_workspace(const Moe& call);
 void moe_level_2(const Moe& call);
 std::int64_t moe_level_2_workspace(const Moe& call);
+
+// All stages, each at `level` or, where it does not take the call, below.
+void moe_chain(const Moe& call, int level);
+std::int64_t moe_chain_workspace(const Moe& call, int level);
 
 // Visits by expert, each expert's in the order of the tokens. experts: [T, active]  ->  first_row [E + 1], each
 // expert's first visit; token_of [T active], the token of a visit; visit_of [T, active], the visit of a choice.

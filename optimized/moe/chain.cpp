@@ -1,4 +1,4 @@
-// Both levels are this chain; they differ in the products that they are made of.
+// The chain that every level is: gate, sort, products, sum.
 #include "optimized/moe/op.h"
 #include "optimized/support/ladder.h"
 #include "optimized/support/stages.h"
@@ -63,14 +63,16 @@ Scratch lay_out(Arena& arena, const Moe& call, int level) {
     return s;
 }
 
-std::int64_t workspace(const Moe& call, int level) {
+}  // namespace
+
+std::int64_t moe_chain_workspace(const Moe& call, int level) {
     Arena arena;
     lay_out(arena, call, level);
     return arena.bytes();
 }
 
-void run(const Moe& call, int level) {
-    require_workspace(call.workspace, call.workspace_bytes, workspace(call, level));
+void moe_chain(const Moe& call, int level) {
+    require_workspace(call.workspace, call.workspace_bytes, moe_chain_workspace(call, level));
     Arena arena(call.workspace);
     const Scratch s = lay_out(arena, call, level);
     level == 1 ? moe_gate_level_1(s.gate) : moe_gate_level_2(s.gate);
@@ -85,12 +87,5 @@ void run(const Moe& call, int level) {
     combine_visits(s.out, s.visit_of, s.gate.expert_weights, s.shared_out, call.y, call.T, call.D, call.gate.active,
                    call.stream);
 }
-
-}  // namespace
-
-void moe_level_1(const Moe& call) { run(call, 1); }
-std::int64_t moe_level_1_workspace(const Moe& call) { return workspace(call, 1); }
-void moe_level_2(const Moe& call) { run(call, 2); }
-std::int64_t moe_level_2_workspace(const Moe& call) { return workspace(call, 2); }
 
 }  // namespace dsa
