@@ -215,7 +215,7 @@ void Block::barrier_of_all(Where where) {
     wait("__syncthreads at " + text_of(where));
 }
 
-void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, Where where) {
+void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, Where where, Work work) {
     Thread& self = *current;
     if ((mask >> self.lane() & 1U) == 0)
         throw Fault(place(where) + what + " is called by lane " + std::to_string(self.lane()) +
@@ -235,6 +235,7 @@ void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, 
     e.arrived |= 1U << self.lane();
     e.values[self.lane()] = value;
     if (e.arrived != mask) return wait(std::string(what) + " at " + text_of(where));
+    if (work != nullptr) work(e.values);
     for (unsigned lane = 0; lane < 32; ++lane) {
         if ((mask >> lane & 1U) == 0) continue;
         Thread& thread = threads_[first + lane];
