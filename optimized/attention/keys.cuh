@@ -22,8 +22,8 @@ struct SelectedRows {
     __device__ Bf16Row value(std::int64_t position, std::int64_t) const { return {kv + position * d}; }
 };
 
-// A token of the FP8 cache: R_kv e4m3, a float32 scale a block of them, bf16 rotated dims. spec section 10. The latent is
-// dequantised and rounded to bf16, as attention reads it. Bytes one by one: tiny tokens are not aligned.
+// A token of the FP8 cache: R_kv e4m3, a float32 scale a block of them, bf16 rotated dims. spec section 10. The
+// latent is dequantised and rounded to bf16, as attention reads it. Bytes one by one: tiny tokens are not aligned.
 struct CachedToken {
     const std::uint8_t* bytes;
     int R_kv, block;
@@ -81,7 +81,9 @@ struct SeenRows {
     __device__ std::int64_t place(std::int64_t position, std::int64_t head) const {
         return position * key_heads + (key_heads == 1 ? 0 : head);
     }
-    __device__ Bf16Row key(std::int64_t position, std::int64_t head) const { return {keys + place(position, head) * d}; }
+    __device__ Bf16Row key(std::int64_t position, std::int64_t head) const {
+        return {keys + place(position, head) * d};
+    }
     __device__ Bf16Row value(std::int64_t position, std::int64_t head) const {
         return {values + place(position, head) * value_width};
     }

@@ -1,5 +1,5 @@
-// The plainest attention: a block has one query and one head. Each thread scores a position of its own, the block finds
-// the new maximum, and then each thread adds up columns of its own over the positions.
+// The plainest attention: a block has one query and one head. Each thread scores a position of its own, the block
+// finds the new maximum, and then each thread adds up columns of its own over the positions.
 #pragma once
 
 #include "optimized/attention/softmax.cuh"
@@ -8,8 +8,8 @@
 namespace dsa {
 namespace one_block_a_head {
 
-constexpr int threads = 128;       // positions scored at once
-constexpr int columns_each = 4;    // of the output, a thread
+constexpr int threads = 128;     // positions scored at once
+constexpr int columns_each = 4;  // of the output, a thread
 constexpr int block_columns = threads * columns_each;
 
 struct Shared {

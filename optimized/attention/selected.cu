@@ -1,5 +1,4 @@
 #include "optimized/attention/selected.h"
-
 #include "optimized/support/launch.h"
 
 namespace dsa {
@@ -21,11 +20,12 @@ __global__ void __launch_bounds__(threads)
 constexpr std::int32_t nobody = 0x7fffffff;
 constexpr std::int32_t most_places = 1 << 15;  // 128 KiB
 
-// A table of `places` slots, open addressing. A place belongs to the index that took it first, and ends with the lowest
-// slot that has that index: which place an index gets may differ from run to run, the slot that it ends with cannot.
-__global__ void __launch_bounds__(threads)
-    keep_by_table(const std::int32_t* indices, std::int32_t* kept, std::int32_t k, std::int64_t S, std::int32_t places) {
-    std::int32_t* table = &shared<std::int32_t>();         // [places]
+// A table of `places` slots, open addressing. A place belongs to the index that took it first, and ends with the
+// lowest slot that has that index: which place an index gets may differ from run to run, the slot that it ends with
+// cannot.
+__global__ void __launch_bounds__(threads) keep_by_table(const std::int32_t* indices, std::int32_t* kept,
+                                                         std::int32_t k, std::int64_t S, std::int32_t places) {
+    std::int32_t* table = &shared<std::int32_t>();                     // [places]
     const std::int32_t* row = indices + blockIdx.x * std::int64_t{k};  // [k]
     const auto first_place = [places](std::int32_t s) {
         constexpr std::uint32_t golden_ratio = 0x9e3779b9U;  // 2^32 / 1.618...: neighbours fall far apart

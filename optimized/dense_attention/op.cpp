@@ -5,7 +5,9 @@
 namespace dsa {
 namespace {
 
-const Ladder<DenseAttention> ladder{"dense_attention", {{"one block a head", dense_attention_level_1}}};
+const Ladder<DenseAttention> ladder{"dense_attention",
+                                    {{"one block a head", dense_attention_level_1},
+                                     {"tensor cores", dense_attention_level_2, dense_attention_level_2_declines}}};
 
 DenseAttention read(const dsa_dense_attention_args& args) {
     const Case about(args.case_json);

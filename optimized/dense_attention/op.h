@@ -2,6 +2,7 @@
 // spec sections 2 and 5.
 //
 // level 1  one block a head: a thread scores a position, then sums columns
+// level 2  a key is brought once for 64 rows of q; tensor cores
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -20,5 +21,7 @@ struct DenseAttention {
 };
 
 void dense_attention_level_1(const DenseAttention& call);
+void dense_attention_level_2(const DenseAttention& call);
+std::string dense_attention_level_2_declines(const DenseAttention& call);
 
 }  // namespace dsa

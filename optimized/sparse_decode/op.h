@@ -1,6 +1,8 @@
 // Attention of a few new tokens over selected tokens of the FP8 cache. spec sections 5 and 10.
 //
 // level 1  one block a head: a thread scores a token, then sums columns
+// level 2  a token is dequantised once for 64 heads; tensor cores
+// level 3  a request is split over blocks
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -25,5 +27,9 @@ struct SparseDecode {
 std::int64_t sparse_decode_workspace_1(const SparseDecode& call);
 
 void sparse_decode_level_1(const SparseDecode& call);
+void sparse_decode_level_2(const SparseDecode& call);
+std::string sparse_decode_level_2_declines(const SparseDecode& call);
+void sparse_decode_level_3(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_3(const SparseDecode& call);
 
 }  // namespace dsa

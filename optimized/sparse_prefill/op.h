@@ -1,6 +1,7 @@
 // Attention of every query over its selected latents only. spec section 5.
 //
 // level 1  one block a head: a thread scores a position, then sums columns
+// level 2  a row is gathered once for 64 heads; tensor cores
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -21,5 +22,7 @@ struct SparsePrefill {
 std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
 
 void sparse_prefill_level_1(const SparsePrefill& call);
+void sparse_prefill_level_2(const SparsePrefill& call);
+std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
 
 }  // namespace dsa
