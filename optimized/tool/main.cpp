@@ -62,12 +62,12 @@ class Call {
         for (const Field& field : op.fields)
             if (field.kind == FieldKind::output)
                 put_output(field, field.dtype != "quantised" ? field.dtype : quantises ? "float8_e4m3" : "bfloat16");
+        at<const char*>(op.case_json) = case_json_.c_str();
         const std::int64_t bytes = op.workspace_of(struct_.data());
         if (bytes < 0) refuse(static_cast<Status>(-bytes), dsa_last_error());
         workspace_ = std::make_unique<DeviceMemory>(static_cast<std::size_t>(bytes));
         at<void*>(op.workspace) = workspace_->data();
         at<std::int64_t>(op.workspace_bytes) = bytes;
-        at<const char*>(op.case_json) = case_json_.c_str();
     }
 
     // Poisons the outputs, runs, and looks after every guard. `start` is what runs the function.
