@@ -1,0 +1,181 @@
+"""`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
+
+    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--seconds N]
+
+Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from touchstone import cases, check
+from touchstone.plugins import Limits, Worker
+
+from . import peers, receipts
+from .library import Library
+from .questions import questions
+from .timing import Clock, ceilings
+
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+RERUNS = 20
+
+
+def say(text: str) -> None:
+    """A line at once."""
+    print(text, flush=True)
+
+
+def checked(op: str, level: int, build: Path) -> dict:
+    """touchstone check of one level: all small cases, and once more under a private seed."""
+    os.environ["DSA_LEVEL"] = str(level)
+    worker = Worker("lib", str(build / "libdsa_optimized.so"), Limits(seconds=120))
+    options = check.Options()
+    try:
+        # Case by case: a level may decline one and take the next.
+        results = [check.check_case(case, worker.run, options) for case in check.questions(cases.choose([op], "small"), options)]
+    finally:
+        worker.close()
+        del os.environ["DSA_LEVEL"]
+    asked = [r for r in results if r.state != "not implemented"]
+    wrong = [r for r in asked if r.state != "right"]
+    for r in wrong[:5]:
+        say(f"  {r.state.upper()} {r.case.name} (private seed {options.private_seed}): {r.sentence}")
+    worst = max((v.ratio for r in asked for v in r.verdicts), default=0.0)
+    return {"cases": len(asked), "right": len(asked) - len(wrong), "declined": len(results) - len(asked), "worst_ratio": worst}
+
+
+def small_folders(op: str, most: int) -> list[Path]:
+    """Inputs of an op's first small cases, as files."""
+    home = Path(tempfile.mkdtemp(prefix="dsa_device_"))
+    folders = []
+    for case in cases.choose([op], "small")[:most]:
+        folders.append(home / case.name.replace("/", "_"))
+        check.write_inputs(case, case.description() | {"tier": "deployed"}, folders[-1])
+    return folders
+
+
+def program(build: Path, op: str, folder: Path, level: int, *more: str) -> list[str]:
+    """The command line of one run on files."""
+    return [str(build / "dsa-optimized"), "op", op, str(folder), str(folder) + ".out", "--level", str(level), *more]
+
+
+def rerun(op: str, level: int, build: Path, folders: list[Path]) -> bool:
+    """Whether RERUNS runs of each give the same bits. Levels that decline a case are asked the others."""
+    for folder in folders:
+        done = subprocess.run(program(build, op, folder, level, "--runs", str(RERUNS)), capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 77):
+            say(f"  {op}, level {level}: {done.stderr.strip()}")
+            return False
+    return True
+
+
+def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str, str]:
+    """sanitizer -> "clean" or its complaint"""
+    said = {}
+    for tool in SANITIZERS:
+        for folder in folders:
+            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *program(build, op, folder, level)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode in (0, 77):
+                said.setdefault(tool, "clean")
+            else:
+                lines = [line for line in done.stdout.splitlines() if "=====" in line]
+                said[tool] = " ".join(lines[:4])[:400] or done.stderr.strip()[-400:]
+                say(f"  {op}, level {level}, {tool}: {said[tool]}")
+    return said
+
+
+def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, with_peers: bool) -> list[dict]:
+    """The timings of one level."""
+    of = {"copy": ceiling["copy_bytes_a_second"], "bf16": ceiling["bf16_flops_a_second"], "fp8": ceiling["fp8_flops_a_second"]}
+    found = []
+    for question in questions():
+        if question.op != op:
+            continue
+        sets = [question.make() for _ in range(2)]
+        library.library.dsa_choose_level(level)
+        try:
+            calls = [library.call(op, x, question.parameters) for x in sets]
+        except RuntimeError as refusal:
+            say(f"  {op}, level {level}, {question.shape}: {refusal}")
+            continue
+        took = clock.time([c.run for c in calls])
+        work = question.flops if question.ceiling != "copy" else question.moved
+        entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
+                 "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / of[question.ceiling]}  # fmt: skip
+        if with_peers:
+            others, absent = peers.calls(question, sets)
+            entry["peers"] = [{"name": n, "median_us": clock.time(c).median} for n, c in others.items()]
+            entry["peers_absent"] = absent
+        found.append(entry)
+        beside = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))
+        say(f"  {op}, level {level}, {question.shape}: {took.median:.1f} us, {entry['share']:.2f} of {question.ceiling}{beside}")
+        del sets, calls
+        torch.cuda.empty_cache()
+    return found
+
+
+def machine() -> dict:
+    """What the receipt says of the GPU."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    return {"gpu": torch.cuda.get_device_name(), "driver": driver[0] if driver else "unknown", "toolkit": torch.version.cuda,
+            "made": datetime.date.today().isoformat(), "ops": {}}  # fmt: skip
+
+
+def main() -> int:
+    """0: everything that was asked is right and clean."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--no-sanitizers", action="store_true")
+    parser.add_argument("--no-times", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        say("make device needs a GPU of compute capability 9.0 that PyTorch sees; there is none")
+        return 2
+    begin = time.monotonic()
+    library = Library(options.build / "libdsa_optimized.so")
+    receipt = machine()
+    clock = Clock()
+    receipt["ceilings"] = ceilings(clock)
+    receipt["overhead_us"] = clock.overhead
+    say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
+    good = True
+    for op in options.only or sorted(p.parent.name for p in receipts.TREE.glob("*/op.h")):
+        levels = receipts.level_files(op)
+        if not levels or not library.offers(op):
+            continue
+        folders = small_folders(op, 6)
+        entry = receipt["ops"][op] = {"levels": {}}
+        for level in levels:
+            if time.monotonic() - begin > options.seconds:
+                say(f"no time left for {op}, level {level}: not in the receipt")
+                continue
+            one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
+            one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
+            if not options.no_sanitizers:
+                one["sanitizers"] = sanitized(op, level, options.build, folders[:2])
+            one["times"] = [] if options.no_times else timed(library, op, level, clock, receipt["ceilings"], level == max(levels))
+            entry["levels"][str(level)] = one
+            c = one["checks"]
+            clean = all(v == "clean" for v in one.get("sanitizers", {}).values())
+            right = c["cases"] == c["right"] and one["same_bits_in_runs"] and clean
+            good = good and bool(right)
+            say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
+        receipts.write(receipt)  # what is known so far stays, whatever happens next
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
