@@ -1,6 +1,6 @@
 """`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
 
-    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--seconds N]
+    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
 
 Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
 """
@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
     parser.add_argument("--no-times", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -171,8 +172,8 @@ def main() -> int:
         if time.monotonic() - begin > options.seconds:
             say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
             continue
-        highest = level == max(receipts.level_files(op))
-        times = timed(library, op, level, clock, receipt["ceilings"], highest)
+        with_peers = level == max(receipts.level_files(op)) and not options.no_peers
+        times = timed(library, op, level, clock, receipt["ceilings"], with_peers)
         receipt["ops"][op]["levels"][str(level)]["times"] = times
         receipts.write(receipt)
     return 0 if good else 1
