@@ -66,7 +66,7 @@ def rerun(op: str, level: int, build: Path, folders: list[Path]) -> bool:
     for folder in folders:
         done = subprocess.run(program(build, op, folder, level, "--runs", str(RERUNS)), capture_output=True, text=True, check=False)
         if done.returncode not in (0, 77):
-            say(f"  {op}, level {level}: {done.stderr.strip()}")
+            say(f"  {op}, level {level}, run again on {folder.name}: {done.stderr.strip() or f'it exited with {done.returncode}'}")
             return False
     return True
 

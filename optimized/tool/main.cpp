@@ -47,7 +47,8 @@ class Call {
         require(description.is_object() && description.value("tensors", json()).is_object(), (in_dir / "case.json").string(),
                 " must be a JSON object with \"tensors\", as docs/case-format.md describes it");
         case_json_ = description.dump();
-        for (const auto& [name, value] : description.value("parameters", json::object()).items())
+        const json parameters = description.value("parameters", json::object());
+        for (const auto& [name, value] : parameters.items())
             if (value.is_number_integer()) sizes_[name] = value;
         for (const auto& [name, tensor] : description["tensors"].items()) read(name, tensor, in_dir);
         for (const Field& field : op.fields)
@@ -57,7 +58,7 @@ class Call {
             sizes_.emplace(name, value);
         if (sizes_.contains("d")) sizes_.emplace("d_v", std::min<std::int64_t>(512, sizes_["d"]));
         sizes_.emplace("k_or_S", sizes_.contains("k") ? sizes_["k"] : sizes_["S"]);
-        fill(description.value("parameters", json::object()));
+        fill(parameters);
         const bool quantises = quantiser_of(description) != "none";
         for (const Field& field : op.fields)
             if (field.kind == FieldKind::output)
