@@ -1,6 +1,7 @@
 // dsa-optimized (on a GPU) and dsa-simulated (on the simulator): one op on the files of a folder, as the oracle calls a
 // plug-in. docs/case-format.md.
 #include <CLI/CLI.hpp>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -86,6 +87,7 @@ class Call {
                 if (!tensor.memory->guards_are_whole())
                     refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond ", name);
         if (!workspace_->guards_are_whole()) refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond its workspace");
+        refuse_told_nan();
     }
     // The function itself, on a stream.
     void start(Stream stream) {
@@ -113,6 +115,19 @@ class Call {
     template <class T>
     T& at(std::size_t offset) {
         return *reinterpret_cast<T*>(struct_.data() + offset);
+    }
+
+    // A selection tells a row's first NaN score in its first slot: optimized/top_k/op.h.
+    void refuse_told_nan() const {
+        const auto found = outputs_.find("indices");
+        if (found == outputs_.end()) return;
+        const std::vector<std::byte> bytes = found->second.memory->read();
+        const std::int64_t k = found->second.shape[1];
+        for (std::int64_t t = 0; t < found->second.shape[0]; ++t) {
+            std::int32_t first = 0;
+            std::memcpy(&first, bytes.data() + t * k * static_cast<std::int64_t>(sizeof first), sizeof first);
+            require(first >= -1, "logits[", t, ", ", -2 - std::int64_t{first}, "] is NaN: a score must be a number");
+        }
     }
 
     static std::string quantiser_of(const json& description) {

@@ -1,7 +1,6 @@
 // Level 1. Bound: bytes, 4 a score; the row is read 6 times, all but the first from L2 where it fits.
 #include "optimized/support/launch.h"
 #include "optimized/top_k/row.cuh"
-#include "optimized/top_k/select.cuh"
 
 namespace dsa {
 namespace {
@@ -32,7 +31,7 @@ __global__ void __launch_bounds__(threads) top_k_row(__grid_constant__ const Top
     if (row.count <= call.k) return take_all(indices, call.k, row.begin, row.count);
     const Search kth = kth_best(memory.select, row, static_cast<std::uint32_t>(call.k));
     put_best(memory.select.sums, row, kth,
-             [&](std::uint32_t slot, std::int64_t i) { indices[slot] = static_cast<std::int32_t>(row.begin + i); });
+             [&](std::uint32_t slot, Candidate best) { indices[slot] = best.position; });
 }
 
 }  // namespace

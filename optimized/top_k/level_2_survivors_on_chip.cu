@@ -4,7 +4,6 @@
 // level 1.
 #include "optimized/support/launch.h"
 #include "optimized/top_k/row.cuh"
-#include "optimized/top_k/select.cuh"
 
 namespace dsa {
 namespace {
@@ -16,8 +15,7 @@ constexpr std::uint32_t most = 8192;  // survivors
 
 struct Shared {
     SelectShared<digit_bits> select;
-    std::uint32_t keys[most];
-    std::int32_t positions[most];
+    Candidate survivors[most];
     std::int32_t first_nan;
 };
 
@@ -26,7 +24,7 @@ struct Survivors {
     std::uint32_t count;
 
     __device__ std::int64_t size() const { return count; }
-    __device__ std::uint32_t key(std::int64_t i) const { return memory.keys[i]; }
+    __device__ Candidate candidate(std::int64_t i) const { return memory.survivors[i]; }
 };
 
 struct alignas(16) Piece {
@@ -84,8 +82,7 @@ __device__ std::uint32_t bring_survivors(Shared& memory, const RowOfScores& row,
 #pragma unroll
         for (int j = 0; j < piece; ++j) {
             if (!survives[j]) continue;
-            memory.keys[slot] = key_of(scores[j]);
-            memory.positions[slot++] = static_cast<std::int32_t>(row.begin + i + j);
+            memory.survivors[slot++] = {key_of(scores[j]), static_cast<std::int32_t>(row.begin + i + j)};
         }
         brought += sum.all;
     });
@@ -119,15 +116,12 @@ __global__ void __launch_bounds__(threads) top_k_survivors(__grid_constant__ con
         __syncthreads();
         search = narrowed(memory.select, search, width);
     }
+    const auto put = [&](std::uint32_t slot, Candidate best) { indices[slot] = best.position; };
     if (k - search.wanted + search.inside <= most) {
         const Survivors survivors{memory, bring_survivors(memory, row, search)};
-        const Search kth = kth_best(memory.select, survivors, k);
-        put_best(memory.select.sums, survivors, kth,
-                 [&](std::uint32_t slot, std::int64_t i) { indices[slot] = memory.positions[i]; });
+        put_best(memory.select.sums, survivors, kth_best(memory.select, survivors, k), put);
     } else {
-        put_best(memory.select.sums, row, search, [&](std::uint32_t slot, std::int64_t i) {
-            indices[slot] = static_cast<std::int32_t>(row.begin + i);
-        });
+        put_best(memory.select.sums, row, search, put);
     }
 }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "optimized/top_k/op.h"
-#include "optimized/top_k/order.cuh"
+#include "optimized/top_k/select.cuh"
 
 namespace dsa {
 
@@ -13,7 +13,9 @@ struct RowOfScores {
     std::int64_t begin, count;
 
     __device__ std::int64_t size() const { return count; }
-    __device__ std::uint32_t key(std::int64_t i) const { return key_of(scores[i]); }
+    __device__ Candidate candidate(std::int64_t i) const {
+        return {key_of(scores[i]), static_cast<std::int32_t>(begin + i)};
+    }
 };
 
 __device__ inline RowOfScores row_of(const TopK& call, std::int64_t t) {

@@ -2,7 +2,7 @@
 // the k-th best lies and how many stand above it; the next digit is looked at only within that bin. Then the best in
 // order.
 //
-// A list answers size() and key(i), i < size(); a block of threads walks it together.
+// A list answers size() and candidate(i), i < size(); a block of threads walks it together.
 #pragma once
 
 #include "optimized/top_k/order.cuh"
@@ -10,6 +10,11 @@
 namespace dsa {
 
 inline constexpr int key_bits = 32;
+
+struct Candidate {
+    std::uint32_t key;
+    std::int32_t position;
+};
 
 template <int digit_bits>
 struct SelectShared {
@@ -86,32 +91,32 @@ __device__ Search kth_best(SelectShared<digit_bits>& memory, const List& list, s
         const int width = width_of_next_digit(search, digit_bits);
         clear_bins(memory);
         for (std::int64_t i = threadIdx.x; i < list.size(); i += blockDim.x)
-            count(memory, search, width, list.key(i));
+            count(memory, search, width, list.candidate(i).key);
         __syncthreads();
         search = narrowed(memory, search, width);
     }
     return search;
 }
 
-// Calls put(slot, i) for the best, in the list's order: all keys above the k-th best's, and the first `wanted` of
-// those equal to it. All threads come; returns how many there are.
+// Calls put(slot, candidate) for the best, in the list's order: all keys above the k-th best's, and the first
+// `wanted` of those equal to it. A slot is written when the block has read beyond it, so a list may be cut in place.
+// All threads come.
 template <class List, class Put>
-__device__ std::uint32_t put_best(std::uint32_t (&sums)[32], const List& list, const Search& kth, Put put) {
+__device__ void put_best(std::uint32_t (&sums)[32], const List& list, const Search& kth, Put put) {
     constexpr int half = 16;  // bits: a block has fewer than 2^16 threads
     std::uint32_t above = 0, equal = 0;
     for (std::int64_t base = 0; base < list.size(); base += blockDim.x) {
         const std::int64_t i = base + threadIdx.x;
-        const std::uint32_t key = i < list.size() ? list.key(i) : 0;
-        const bool is_above = i < list.size() && key > kth.prefix;
-        const bool is_equal = i < list.size() && key == kth.prefix;
+        const Candidate mine = i < list.size() ? list.candidate(i) : Candidate{0, 0};
+        const bool is_above = i < list.size() && mine.key > kth.prefix;
+        const bool is_equal = i < list.size() && mine.key == kth.prefix;
         const SumBefore sum = sum_before((is_above ? 1U : 0U) + (is_equal ? 1U << half : 0U), sums);
         const std::uint32_t equal_before = equal + (sum.before >> half);
         if (is_above || (is_equal && equal_before < kth.wanted))
-            put(above + (sum.before & 0xffffU) + min(equal_before, kth.wanted), i);
+            put(above + (sum.before & 0xffffU) + min(equal_before, kth.wanted), mine);
         above += sum.all & 0xffffU;
         equal += sum.all >> half;
     }
-    return above + min(equal, kth.wanted);
 }
 
 }  // namespace dsa
