@@ -396,9 +396,11 @@ app.command("page")(looking.page)
 
 
 @app.command("header")
-def print_header() -> None:
+def print_header(
+    fields: Annotated[bool, typer.Option("--fields", help="the structs' fields as a table for C++ instead (optimized/tool/fields.inc)")] = False,
+) -> None:
     """Prints golden/dsa.h, the C interface of a plug-in library."""
-    print(clib.header(), end="")
+    print(clib.table() if fields else clib.header(), end="")
 
 
 @app.command("version")

@@ -160,6 +160,8 @@ class Worker:
             return Ran("failed", what + " in the middle of a call", seconds)
         reply = json.loads(answer)
         require(reply["state"] != UNUSABLE, reply["sentence"])
+        if reply.get("ends"):  # its GPU is lost to it: the next call gets another process
+            self.process.wait()
         return Ran(reply["state"], reply["sentence"], seconds)
 
     def _answer(self, begin: float):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import Missing, Refusal, arrays, contract, require
+from .memory import DeviceLost
 from .plugins import UNUSABLE
 from .telling.inputs import Inputs
 
@@ -115,6 +116,8 @@ def answer(plugin, request: dict) -> dict:
         return {"state": "not implemented", "sentence": str(reason)}
     except Missing as missing:
         return {"state": UNUSABLE, "sentence": str(missing)}
+    except DeviceLost as lost:
+        return {"state": "failed", "sentence": str(lost), "ends": True}
     except Refusal as refusal:
         return {"state": "failed", "sentence": str(refusal)}
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
@@ -142,6 +145,8 @@ def main() -> None:
         reply = {"state": UNUSABLE, "sentence": failure} if failure else answer(plugin, json.loads(line))
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+        if reply.get("ends"):
+            return
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+// The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to nearest
+// even, e4m3 saturating at 448. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2.
+#pragma once
+
+#include <cstdint>
+
+#include "optimized/hopper/device.h"
+#include "optimized/support/call.h"
+#if defined(DSA_SIMULATOR)
+#include "optimized/simulator/numbers.h"
+#endif
+
+namespace dsa {
+
+__device__ inline float to_float(float x) { return x; }
+__device__ inline float to_float(bf16 x) { return __uint_as_float(std::uint32_t{x.bits} << 16); }
+
+#if defined(DSA_SIMULATOR)
+
+inline bf16 to_bf16(float x) { return {simulator::rounded_to_bf16(x)}; }
+inline e4m3 to_e4m3(float x) { return {simulator::rounded_to_e4m3(x)}; }
+inline float to_float(e4m3 x) { return simulator::number_of_e4m3(x.bits); }
+
+#else
+
+__device__ inline bf16 to_bf16(float x) {
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+__device__ inline e4m3 to_e4m3(float x) {
+    std::uint16_t pair;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0F), "f"(x));
+    return {static_cast<std::uint8_t>(pair)};
+}
+
+// By way of f16, which holds every e4m3 number.
+__device__ inline float to_float(e4m3 x) {
+    std::uint32_t halves;
+    float y;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(std::uint16_t{x.bits}));
+    asm("{ .reg .f16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(y) : "r"(halves));
+    return y;
+}
+
+#endif
+
+__device__ inline float through_bf16(float x) { return to_float(to_bf16(x)); }
+
+}  // namespace dsa

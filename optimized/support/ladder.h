@@ -1,0 +1,90 @@
+// An op's ladder of levels: which there are, what each takes, and which one runs.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "golden/dsa.h"
+#include "optimized/support/refusal.h"
+
+namespace dsa {
+
+// What is known of a level without running it.
+struct LevelTitle {
+    int number;
+    std::string title;  // one idea, in a few words
+};
+
+// The level that the next calls of this thread run; 0: the highest that takes the call.
+int chosen_level();
+void choose_level(int level);
+
+// All ladders, by op, for the tools.
+struct LadderEntry {
+    std::string op;
+    std::vector<LevelTitle> levels;
+};
+std::vector<LadderEntry>& all_ladders();
+
+template <class Call>
+struct Level {
+    std::string title;
+    void (*run)(const Call&);
+    // Why this level does not take a call; empty if it does. Null: it takes every call.
+    std::string (*declines)(const Call&) = nullptr;
+    // Bytes of workspace that it needs. Null: none.
+    std::int64_t (*workspace)(const Call&) = nullptr;
+};
+
+// Levels 1, 2, ... in their order. Level 1 takes every call of the contract that its op can be asked.
+template <class Call>
+class Ladder {
+   public:
+    Ladder(std::string op, std::vector<Level<Call>> levels) : op_(std::move(op)), levels_(std::move(levels)) {
+        LadderEntry entry{op_, {}};
+        for (std::size_t i = 0; i < levels_.size(); ++i)
+            entry.levels.push_back({static_cast<int>(i) + 1, levels_[i].title});
+        all_ladders().push_back(std::move(entry));
+    }
+
+    void run(const Call& call) const { chosen(call).run(call); }
+    std::int64_t workspace(const Call& call) const {
+        const Level<Call>& level = chosen(call);
+        return level.workspace == nullptr ? 0 : level.workspace(call);
+    }
+
+   private:
+    const Level<Call>& chosen(const Call& call) const {
+        const auto count = static_cast<int>(levels_.size());
+        if (const int number = chosen_level(); number != 0) {
+            if (number < 1 || number > count)
+                refuse(Status::not_implemented, op_, " has the levels 1 to ", count, "; there is no level ", number);
+            const Level<Call>& level = levels_[static_cast<std::size_t>(number) - 1];
+            const std::string why = level.declines == nullptr ? "" : level.declines(call);
+            if (!why.empty()) refuse(Status::not_implemented, op_, ", level ", number, " (", level.title, "): ", why);
+            return level;
+        }
+        std::string why;
+        for (int i = count - 1; i >= 0; --i) {
+            const Level<Call>& level = levels_[static_cast<std::size_t>(i)];
+            why = level.declines == nullptr ? "" : level.declines(call);
+            if (why.empty()) return level;
+        }
+        refuse(Status::not_implemented, op_, ": ", why);
+    }
+
+    std::string op_;
+    std::vector<Level<Call>> levels_;
+};
+
+// Runs the body of a C function; whatever it throws becomes a status and the sentence of dsa_last_error().
+int answered(const std::function<void()>& body) noexcept;
+// The same for dsa_OP_workspace: bytes, or minus the status.
+std::int64_t measured(const std::function<std::int64_t()>& body) noexcept;
+
+// Refuses a machine without an sm_90 device, and a workspace that is too small or missing.
+void require_device();
+void require_workspace(const void* workspace, std::int64_t bytes, std::int64_t needed);
+
+}  // namespace dsa
