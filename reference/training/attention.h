@@ -27,18 +27,24 @@ namespace detail {
 inline constexpr Index query_block = 64;
 
 // Softmax of each row t of scores [T, T] over its allowed positions, in place; 0 elsewhere.
+// -> [T], each row's log of the sum of exponentials, so that log softmax = score - it
 template <class Real>
-void softmax_rows(Matrix<Real>& scores, const Allowed& allowed) {
+std::vector<double> softmax_rows(Matrix<Real>& scores, const Allowed& allowed) {
     const Index T = scores.rows();
+    std::vector<double> lse(static_cast<std::size_t>(T));
     for (Index t = 0; t < T; ++t) {
         auto row = scores.row(t).array();
         if (allowed.size() > 0)
             for (Index s = 0; s <= t; ++s)
                 if (allowed(t, s) == 0) row(s) = -std::numeric_limits<Real>::infinity();
-        row.head(t + 1) = (row.head(t + 1) - row.head(t + 1).maxCoeff()).exp();
-        row.head(t + 1) /= row.head(t + 1).sum();
+        const Real max = row.head(t + 1).maxCoeff();
+        row.head(t + 1) = (row.head(t + 1) - max).exp();
+        const Real sum = row.head(t + 1).sum();
+        row.head(t + 1) /= sum;
         row.tail(T - t - 1).setZero();
+        lse[static_cast<std::size_t>(t)] = static_cast<double>(max) + std::log(static_cast<double>(sum));
     }
+    return lse;
 }
 
 // work(first row, rows) for each block.
@@ -209,29 +215,20 @@ KlLoss<P> indexer_kl(Tape<P>& tape, const Var<P>& scores, const Tensor<P>& targe
     using Real = typename P::Real;
     const Index T = target.dim(0);
     Matrix<Real> prediction = scores->value().matrix();
-    detail::softmax_rows(prediction, allowed);
+    const std::vector<double> lse = detail::softmax_rows(prediction, allowed);
     KlLoss<P> result{nullptr, {}};
     for (Index t = 0; t < T; ++t) {
         Index candidates = 0;
         double entropy = 0.0;  // -sum p log p
         double cross = 0.0;    // -sum p log softmax
-        // log softmax from the scores: a softmax that has become 0 still has a logarithm
-        double max = -std::numeric_limits<double>::infinity();
-        for (Index s = 0; s <= t; ++s)
-            if (allowed.size() == 0 || allowed(t, s) != 0)
-                max = std::max(max, static_cast<double>(scores->value()(t, s)));
-        double sum = 0.0;
-        for (Index s = 0; s <= t; ++s)
-            if (allowed.size() == 0 || allowed(t, s) != 0)
-                sum += std::exp(static_cast<double>(scores->value()(t, s)) - max);
-        const double lse = max + std::log(sum);
         for (Index s = 0; s <= t; ++s) {
             if (allowed.size() > 0 && allowed(t, s) == 0) continue;
             ++candidates;
             const auto p = static_cast<double>(target(t, s));
             if (!(p > 0.0)) continue;
             entropy -= p * std::log(p);
-            cross -= p * (static_cast<double>(scores->value()(t, s)) - lse);
+            // From the scores, not the softmax: one that has become 0 still has a logarithm.
+            cross -= p * (static_cast<double>(scores->value()(t, s)) - lse[static_cast<std::size_t>(t)]);
         }
         result.numbers.kl += (cross - entropy) / static_cast<double>(T);
         result.numbers.kl_uniform += (std::log(static_cast<double>(candidates)) - entropy) / static_cast<double>(T);
