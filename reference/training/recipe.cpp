@@ -3,17 +3,12 @@
 #include <algorithm>
 
 #include "reference/files/json_file.h"
+#include "reference/files/json_object.h"
 
 namespace dsa {
 namespace {
 
 using nlohmann::json;
-
-std::string listed(const std::vector<std::string>& names) {
-    std::string text;
-    for (const std::string& name : names) text += (text.empty() ? "\"" : ", \"") + name + "\"";
-    return text;
-}
 
 Selection selection_of(const std::string& name) {
     if (name == "indexer") return Selection::indexer;
@@ -23,18 +18,21 @@ Selection selection_of(const std::string& name) {
     return Selection::dense;
 }
 
+constexpr Index most_sequences = 1 << 16;  // of a step
+constexpr double usual_embedding_std = 0.1;
 const std::vector<std::string> selections{"dense", "indexer", "random", "window", "oracle"};
 
 // What a stage and an evaluation say alike.
-void read_indexer(const Settings& in, ForwardOptions& forward) {
+void read_indexer(const JsonObject& in, ForwardOptions& forward) {
     json conventions = json::object({{"preset", "deepseek-v3.2-exp"}});
     if (in.has("conventions")) conventions.update(in.any("conventions"));
     forward.conventions = conventions_from_json(conventions);
     forward.simulates_fp8 = in.flag("simulate_fp8", false);
 }
 
-Stage read_stage(const json& in, const std::vector<Stage>& before, double balance_speed) {
-    const Settings settings(in, "stages[" + std::to_string(before.size()) + "]");
+Stage read_stage(const json& in, const Recipe& recipe, double balance_speed) {
+    const std::vector<Stage>& before = recipe.stages;
+    const JsonObject settings(in, "stages[" + std::to_string(before.size()) + "]");
     Stage stage;
     stage.json = in;
     stage.name = settings.text("name");
@@ -51,6 +49,7 @@ Stage read_stage(const json& in, const std::vector<Stage>& before, double balanc
         require(std::find(names.begin(), names.end(), stage.from) != names.end(), "the stage \"", stage.name,
                 "\" begins from \"", quotable(stage.from), "\", which is no stage before it: ", listed(names));
     }
+    if (stage.from.empty()) stage.embedding_std = settings.number("embedding_std", usual_embedding_std, 0.0, 1e3);
     read_indexer(settings, stage.forward);
     stage.forward.main_learns = kind != "warmup";
     stage.forward.indexer_learns = kind != "dense";
@@ -68,13 +67,21 @@ Stage read_stage(const json& in, const std::vector<Stage>& before, double balanc
     stage.schedule.decay_to = settings.number("decay_to", 0.1, 0.0, 1.0);
     stage.indexer_rate = settings.number("indexer_learning_rate", stage.schedule.learning_rate, 0.0, 1.0);
     stage.balance_speed = stage.forward.main_learns ? settings.number("balance_speed", balance_speed, 0.0, 1.0) : 0.0;
+    stage.task = recipe.task;
+    if (settings.has("task")) {
+        require(settings.any("task").is_object(), "\"task\" in the stage \"", stage.name,
+                "\" must be an object {...}");
+        stage.task.update(settings.any("task"));
+    }
+    stage.length = settings.whole("length", recipe.length, 2, recipe.config.rope.max_context);
+    stage.batch = settings.whole("batch", recipe.batch, 1, most_sequences);
     settings.remark("published");
     settings.refuse_others();
     return stage;
 }
 
 Evaluation read_evaluation(const json& in, std::size_t number, const Recipe& recipe) {
-    const Settings settings(in, "evaluations[" + std::to_string(number) + "]");
+    const JsonObject settings(in, "evaluations[" + std::to_string(number) + "]");
     Evaluation evaluation;
     evaluation.name = settings.text("name");
     evaluation.weights = settings.text("weights");
@@ -93,82 +100,9 @@ Evaluation read_evaluation(const json& in, std::size_t number, const Recipe& rec
 
 }  // namespace
 
-Settings::Settings(const json& json, std::string place) : json_(json), place_(std::move(place)) {
-    require(json_.is_object(), place_, " must be an object {...}");
-}
-
-const json* Settings::find(const std::string& key, bool needed) const {
-    asked_.insert(key);
-    const auto found = json_.find(key);
-    require(found != json_.end() || !needed, place_, " needs an entry \"", key, "\"");
-    return found == json_.end() ? nullptr : &*found;
-}
-
-Index Settings::whole(const std::string& key, std::optional<Index> otherwise, Index least, Index most) const {
-    const json* value = find(key, !otherwise);
-    if (value == nullptr) return *otherwise;
-    require(value->is_number_integer() &&
-                (!value->is_number_unsigned() || value->get<std::uint64_t>() < (std::uint64_t{1} << 62)) &&
-                value->get<Index>() >= least && value->get<Index>() <= most,
-            "\"", key, "\" in ", place_, " must be a whole number from ", least, " to ", most, "; it is ",
-            quotable(value->dump()));
-    return value->get<Index>();
-}
-
-double Settings::number(const std::string& key, std::optional<double> otherwise, double least, double most) const {
-    const json* value = find(key, !otherwise);
-    if (value == nullptr) return *otherwise;
-    require(value->is_number() && value->get<double>() >= least && value->get<double>() <= most, "\"", key, "\" in ",
-            place_, " must be a number from ", least, " to ", most, "; it is ", quotable(value->dump()));
-    return value->get<double>();
-}
-
-bool Settings::flag(const std::string& key, bool otherwise) const {
-    const json* value = find(key, false);
-    if (value == nullptr) return otherwise;
-    require(value->is_boolean(), "\"", key, "\" in ", place_, " must be true or false; it is ",
-            quotable(value->dump()));
-    return value->get<bool>();
-}
-
-std::string Settings::text(const std::string& key, std::optional<std::string> otherwise) const {
-    const json* value = find(key, !otherwise);
-    if (value == nullptr) return *otherwise;
-    require(value->is_string(), "\"", key, "\" in ", place_, " must be a text; it is ", quotable(value->dump()));
-    return value->get<std::string>();
-}
-
-std::string Settings::text(const std::string& key, const std::vector<std::string>& choices,
-                           bool may_be_left_out) const {
-    const std::string value = may_be_left_out ? text(key, choices.front()) : text(key);
-    require(std::find(choices.begin(), choices.end(), value) != choices.end(), "\"", key, "\" in ", place_,
-            " must be one of ", listed(choices), "; it is \"", quotable(value), "\"");
-    return value;
-}
-
-std::vector<std::string> Settings::texts(const std::string& key) const {
-    const json* value = find(key, true);
-    require(value->is_array() && !value->empty(), "\"", key, "\" in ", place_, " must be a list of texts");
-    std::vector<std::string> all;
-    for (const json& one : *value) {
-        require(one.is_string(), "\"", key, "\" in ", place_, " must be a list of texts; one is ",
-                quotable(one.dump()));
-        all.push_back(one.get<std::string>());
-    }
-    return all;
-}
-
-const json& Settings::any(const std::string& key) const { return *find(key, true); }
-
-void Settings::refuse_others() const {
-    for (const auto& [key, value] : json_.items())
-        require(asked_.contains(key), place_, " has an entry \"", quotable(key),
-                "\" that means nothing there; it may have ", listed({asked_.begin(), asked_.end()}));
-}
-
 Recipe read_recipe(const std::filesystem::path& path, std::optional<std::uint64_t> seed) {
     const json in = read_json(path);
-    const Settings settings(in, path.filename().string());
+    const JsonObject settings(in, path.filename().string());
     Recipe recipe;
     recipe.home = path.parent_path();
     settings.whole("version", std::nullopt, 1, 1);
@@ -177,14 +111,15 @@ Recipe read_recipe(const std::filesystem::path& path, std::optional<std::uint64_
     if (recipe.config_json.is_string()) recipe.config_json = read_json(recipe.home / settings.text("config"));
     recipe.config = config_from_json(recipe.config_json, "the recipe's config");
     recipe.task = settings.any("task");
+    require(recipe.task.is_object(), "\"task\" must be an object {...}");
     recipe.seed = seed.value_or(static_cast<std::uint64_t>(settings.whole("seed", 1, 0, Index{1} << 53)));
     recipe.length = settings.whole("length", std::nullopt, 2, recipe.config.rope.max_context);
-    recipe.batch = settings.whole("batch", std::nullopt, 1, 1 << 16);
+    recipe.batch = settings.whole("batch", std::nullopt, 1, most_sequences);
     recipe.held_out = settings.whole("held_out_sequences", 16, 1, 1 << 20);
     recipe.save_every = settings.whole("save_every", 100, 1, 1 << 30);
     recipe.measure_every = settings.whole("measure_every", 10, 1, 1 << 30);
     if (settings.has("optimizer")) {
-        const Settings o(settings.any("optimizer"), "optimizer");
+        const JsonObject o(settings.any("optimizer"), "optimizer");
         recipe.optimizer.beta_1 = o.number("beta_1", recipe.optimizer.beta_1, 0.0, 1.0);
         recipe.optimizer.beta_2 = o.number("beta_2", recipe.optimizer.beta_2, 0.0, 1.0);
         recipe.optimizer.epsilon = o.number("epsilon", recipe.optimizer.epsilon, 0.0, 1.0);
@@ -195,7 +130,7 @@ Recipe read_recipe(const std::filesystem::path& path, std::optional<std::uint64_
     const double balance_speed = settings.number("balance_speed", 0.001, 0.0, 1.0);
     const json& stages = settings.any("stages");
     require(stages.is_array() && !stages.empty(), "\"stages\" must be a list of at least one stage");
-    for (const json& stage : stages) recipe.stages.push_back(read_stage(stage, recipe.stages, balance_speed));
+    for (const json& stage : stages) recipe.stages.push_back(read_stage(stage, recipe, balance_speed));
     if (settings.has("evaluations")) {
         const json& evaluations = settings.any("evaluations");
         require(evaluations.is_array(), "\"evaluations\" must be a list");

@@ -5,40 +5,12 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
 #include "reference/training/optimizer.h"
 
 namespace dsa {
-
-// An object of a recipe, read with distrust: an entry of the wrong kind or beyond its limits is refused by its name,
-// and so is one that nobody asked for.
-class Settings {
-   public:
-    Settings(const nlohmann::json& json, std::string place);
-
-    bool has(const std::string& key) const { return json_.contains(key); }
-    Index whole(const std::string& key, std::optional<Index> otherwise, Index least, Index most) const;
-    double number(const std::string& key, std::optional<double> otherwise, double least, double most) const;
-    bool flag(const std::string& key, bool otherwise) const;
-    std::string text(const std::string& key, std::optional<std::string> otherwise = std::nullopt) const;
-    // One of `choices`; the first where there is none, if it may be left out.
-    std::string text(const std::string& key, const std::vector<std::string>& choices,
-                     bool may_be_left_out = false) const;
-    std::vector<std::string> texts(const std::string& key) const;
-    const nlohmann::json& any(const std::string& key) const;
-    // A remark for the reader, such as the published run's figures.
-    void remark(const std::string& key) const { asked_.insert(key); }
-    void refuse_others() const;
-
-   private:
-    const nlohmann::json* find(const std::string& key, bool needed) const;
-    const nlohmann::json& json_;
-    std::string place_;
-    mutable std::set<std::string> asked_;
-};
 
 struct Stage {
     std::string name;
@@ -47,6 +19,10 @@ struct Stage {
     Schedule schedule;
     double indexer_rate = 0.0;
     double balance_speed = 0.0;
+    double embedding_std = 0.0;  // of the token embeddings, where a stage begins with random weights
+    nlohmann::json task;         // the recipe's, with the stage's own entries in place of some: a curriculum
+    Index length = 0;            // T
+    Index batch = 0;
     nlohmann::json json;  // as the recipe has it
 };
 

@@ -3,17 +3,16 @@
 #include <algorithm>
 #include <numeric>
 
-#include "reference/files/json_file.h"
+#include "reference/files/json_object.h"
 #include "reference/files/whole_file.h"
 #include "reference/numerics/philox.h"
-#include "reference/training/recipe.h"
 
 namespace dsa {
 namespace {
 
 class Text : public Task {
    public:
-    Text(const Settings& settings, const std::filesystem::path& home, Index T) {
+    Text(const JsonObject& settings, const std::filesystem::path& home, Index T) {
         const double share = settings.number("held_out", 0.1, 0.0, 0.5);
         for (const std::string& file : settings.texts("files")) {
             const std::vector<std::byte> bytes = read_whole_file(home / file, std::uintmax_t{1} << 28);
@@ -65,23 +64,27 @@ class Text : public Task {
     std::vector<std::vector<std::byte>> trained_, held_out_;
 };
 
-// Tokens: 0 filler, 1 "now answer", then families, members, values.
+// Tokens: 0 filler, 1 "now answer", then members, values, families: a stage with fewer families has the same tokens.
 class Recall : public Task {
    public:
-    Recall(const Settings& settings, Index T)
-        : families_(settings.whole("families", 8, 1, 1 << 10)),
+    Recall(const JsonObject& settings, Index T)
+        : families_(settings.whole("families", 8, 0, 1 << 10)),
           members_(settings.whole("members", 16, 1, 1 << 10)),
           values_(settings.whole("values", 32, 2, 1 << 10)),
           pairs_(settings.whole("pairs", 32, 1, 1 << 16)),
-          queries_(settings.whole("queries", 8, 1, 1 << 16)) {
-        require(pairs_ <= families_ * members_, "\"pairs\" must be at most families x members, ",
-                families_ * members_, " different keys; it is ", pairs_);
+          queries_(settings.whole("queries", 8, 1, 1 << 16)),
+          hint_(settings.text("hint", {"none", "values", "values and members"}, true)),
+          alike_(settings.whole("alike", 0, 0, std::min(families_, members_))),
+          slot_(families_ == 0 ? 2 : 3) {
+        require(pairs_ <= keys(),
+                "\"pairs\" must be at most families x members (members, without families; alike x alike, "
+                "where given), ",
+                keys(), " different keys; it is ", pairs_);
         require(queries_ <= pairs_, "\"queries\" must be at most \"pairs\", ", pairs_, "; it is ", queries_);
-        require(3 * (pairs_ + queries_) + 1 <= T,
-                "a sequence must hold 3 x (pairs + queries) + 1 = ", 3 * (pairs_ + queries_) + 1,
-                " tokens; its length is ", T);
+        require(slot_ * (pairs_ + queries_) + 1 <= T, "a sequence must hold ", slot_,
+                " x (pairs + queries) + 1 = ", slot_ * (pairs_ + queries_) + 1, " tokens; its length is ", T);
     }
-    Index vocabulary() const override { return 2 + families_ + members_ + values_; }
+    Index vocabulary() const override { return 2 + members_ + values_ + families_; }
     Sequence train(std::uint64_t seed, std::uint64_t number, Index T) const override {
         return made({seed, stream}, number, T);
     }
@@ -92,62 +95,80 @@ class Recall : public Task {
    private:
     static constexpr std::uint32_t stream = 0x72656361;  // "reca"
 
+    // How many different ones a sequence may have.
+    Index keys() const { return alike_ > 0 ? alike_ * alike_ : std::max<Index>(1, families_) * members_; }
+
+    // A key and its value from place `at` on. -> the value's place
+    std::size_t put(std::vector<std::int32_t>& tokens, Index at, Index key, Index value) const {
+        auto i = static_cast<std::size_t>(at);
+        if (families_ > 0) tokens[i++] = static_cast<std::int32_t>(2 + members_ + values_ + key / members_);
+        tokens[i++] = static_cast<std::int32_t>(2 + key % members_);
+        tokens[i] = static_cast<std::int32_t>(2 + members_ + value);
+        return i;
+    }
+
     Sequence made(RandomTensor random, std::uint64_t number, Index T) const {
         std::uint64_t drawn = 0;
         const auto below = [&](Index count) {
             return static_cast<Index>(
                 random.below(static_cast<std::uint32_t>(count), number, static_cast<std::uint32_t>(drawn++)));
         };
-        const auto shuffle = [&](std::vector<Index>& all) {
-            for (std::size_t i = all.size(); i > 1; --i)
-                std::swap(all[i - 1], all[static_cast<std::size_t>(below(static_cast<Index>(i)))]);
+        // The first `count` of 0 ... all - 1 in a random order.
+        const auto some = [&](Index count, Index all) {
+            std::vector<Index> numbers(static_cast<std::size_t>(all));
+            std::iota(numbers.begin(), numbers.end(), Index{0});
+            for (std::size_t i = numbers.size(); i > 1; --i)
+                std::swap(numbers[i - 1], numbers[static_cast<std::size_t>(below(static_cast<Index>(i)))]);
+            numbers.resize(static_cast<std::size_t>(count));
+            return numbers;
         };
-        std::vector<Index> keys(static_cast<std::size_t>(families_ * members_));
-        std::iota(keys.begin(), keys.end(), Index{0});
-        shuffle(keys);
-        keys.resize(static_cast<std::size_t>(pairs_));
+        std::vector<Index> chosen = some(pairs_, keys());
+        if (alike_ > 0) {
+            const std::vector<Index> families = some(alike_, families_);
+            const std::vector<Index> members = some(alike_, members_);
+            for (Index& key : chosen)
+                key = families[static_cast<std::size_t>(key / alike_)] * members_ +
+                      members[static_cast<std::size_t>(key % alike_)];
+        }
         std::vector<Index> values;
         for (Index i = 0; i < pairs_; ++i) values.push_back(below(values_));
-        // Where pairs stand: every slot of three before the questions is a pair or filler.
-        const Index slots = (T - 1 - 3 * queries_) / 3;
-        std::vector<Index> places(static_cast<std::size_t>(slots));
-        std::iota(places.begin(), places.end(), Index{0});
-        shuffle(places);
+        // Every slot before the questions is a pair or filler.
+        const Index slots = (T - 1 - slot_ * queries_) / slot_;
+        const std::vector<Index> places = some(pairs_, slots);
 
-        std::vector<std::int32_t> stream_of(static_cast<std::size_t>(T) + 1, 0);
-        std::vector<bool> counts(stream_of.size(), false);
-        const auto put = [&](Index at, Index key, Index value) {
-            const auto i = static_cast<std::size_t>(at);
-            stream_of[i] = static_cast<std::int32_t>(2 + key / members_);
-            stream_of[i + 1] = static_cast<std::int32_t>(2 + families_ + key % members_);
-            stream_of[i + 2] = static_cast<std::int32_t>(2 + families_ + members_ + value);
-        };
-        for (std::size_t i = 0; i < keys.size(); ++i) put(3 * places[i], keys[i], values[i]);
-        const Index now = 3 * slots;
-        stream_of[static_cast<std::size_t>(now)] = 1;
-        std::vector<Index> asked(keys.size());
-        std::iota(asked.begin(), asked.end(), Index{0});
-        shuffle(asked);
-        for (Index i = 0; i < queries_; ++i) {
-            const auto which = static_cast<std::size_t>(asked[static_cast<std::size_t>(i)]);
-            put(now + 1 + 3 * i, keys[which], values[which]);
-            counts[static_cast<std::size_t>(now + 1 + 3 * i + 2)] = true;
+        std::vector<std::int32_t> tokens(static_cast<std::size_t>(T) + 1, 0);
+        std::vector<std::int32_t> targets(tokens.size(), -1);
+        for (std::size_t i = 0; i < chosen.size(); ++i) {
+            const std::size_t value_at = put(tokens, slot_ * places[i], chosen[i], values[i]);
+            // A value's key has two tokens: either is asked for in turn. A member's family stands just before it.
+            if (hint_ != "none") targets[value_at] = tokens[value_at - (families_ > 0 && i % 2 == 1 ? 2 : 1)];
+            if (hint_ == "values and members" && families_ > 0) targets[value_at - 1] = tokens[value_at - 2];
         }
-        Sequence s{Array<std::int32_t>({T}), Array<std::int32_t>({T}, -1)};
+        Index at = slot_ * slots;
+        tokens[static_cast<std::size_t>(at++)] = 1;
+        for (const Index asked : some(queries_, pairs_)) {
+            const auto i = static_cast<std::size_t>(asked);
+            const std::size_t value_at = put(tokens, at, chosen[i], values[i]);
+            targets[value_at - 1] = tokens[value_at];
+            at += slot_;
+        }
+        Sequence s{Array<std::int32_t>({T}), Array<std::int32_t>({T})};
         for (Index t = 0; t < T; ++t) {
-            const auto i = static_cast<std::size_t>(t);
-            s.tokens[t] = stream_of[i];
-            if (counts[i + 1]) s.targets[t] = stream_of[i + 1];
+            s.tokens[t] = tokens[static_cast<std::size_t>(t)];
+            s.targets[t] = targets[static_cast<std::size_t>(t)];
         }
         return s;
     }
     Index families_, members_, values_, pairs_, queries_;
+    std::string hint_;
+    Index alike_;  // families and members of one sequence; 0: all
+    Index slot_;   // tokens of a key and its value
 };
 
 }  // namespace
 
 std::unique_ptr<Task> task_from_json(const nlohmann::json& json, const std::filesystem::path& home, Index T) {
-    const Settings settings(json, "task");
+    const JsonObject settings(json, "task");
     const std::string kind = settings.text("kind", {"text", "recall"});
     std::unique_ptr<Task> task;
     if (kind == "text")

@@ -124,11 +124,9 @@ class Run {
           out_(options.out),
           threads_(options.threads > 0 ? options.threads
                                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()))),
-          task_(task_from_json(recipe_.task, recipe_.home, recipe_.length)),
+          task_(checked_task(recipe_.task, recipe_.length)),
           on_terminal_(isatty(STDERR_FILENO) == 1) {
-        require(task_->vocabulary() <= recipe_.config.vocabulary,
-                "\"vocab_size\" in the recipe's config must be at least ", task_->vocabulary(),
-                ", the task's number of tokens; it is ", recipe_.config.vocabulary);
+        for (const Stage& stage : recipe_.stages) tasks_.emplace(stage.name, checked_task(stage.task, stage.length));
     }
 
     void all() {
@@ -139,13 +137,21 @@ class Run {
     }
 
    private:
+    std::unique_ptr<Task> checked_task(const json& task, Index T) const {
+        std::unique_ptr<Task> made = task_from_json(task, recipe_.home, T);
+        require(made->vocabulary() <= recipe_.config.vocabulary,
+                "\"vocab_size\" in the recipe's config must be at least ", made->vocabulary(),
+                ", the task's number of tokens; it is ", recipe_.config.vocabulary);
+        return made;
+    }
+
     // Everything that the weights of a stage follow from.
     std::int64_t fingerprint_of(const Stage& stage) const {
         json all{{"config", recipe_.config_json},
-                 {"task", recipe_.task},
+                 {"task", stage.task},
                  {"seed", recipe_.seed},
-                 {"length", recipe_.length},
-                 {"batch", recipe_.batch},
+                 {"length", stage.length},
+                 {"batch", stage.batch},
                  {"stage", stage.json},
                  {"balance_speed", stage.balance_speed},
                  {"optimizer",
@@ -180,7 +186,7 @@ class Run {
             log = first_lines(home / "log.jsonl", optimizer.steps);
         } else {
             parameters = stage.from.empty()
-                             ? initial_parameters<Trained>(recipe_.config, recipe_.seed)
+                             ? initial_parameters<Trained>(recipe_.config, recipe_.seed, stage.embedding_std)
                              : read_parameters(out_ / stage.from / "model.safetensors", recipe_.config);
             write_json(home / "recipe.json", {{"fingerprint", print}, {"stage", stage.json}, {"seed", recipe_.seed}});
         }
@@ -192,7 +198,7 @@ class Run {
             const json line = one_step(stage, step, parameters, optimizer);
             log.push_back(line.dump());
             const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-            const double rate = static_cast<double>((step + 1 - first) * recipe_.batch * recipe_.length) / seconds;
+            const double rate = static_cast<double>((step + 1 - first) * stage.batch * stage.length) / seconds;
             progress(stage, line, rate);
             if (optimizer.steps % recipe_.save_every == 0 && optimizer.steps < stage.schedule.steps) {
                 write_lines(home / "log.jsonl", log);
@@ -216,11 +222,12 @@ class Run {
         forward.measures = measured;
         forward.lot = recipe_.seed + static_cast<std::uint64_t>(step);
         const std::uint64_t stream = recipe_.seed ^ static_cast<std::uint64_t>(fingerprint(stage.name));
-        std::vector<Parameters<Trained>> gradients(static_cast<std::size_t>(recipe_.batch));
+        std::vector<Parameters<Trained>> gradients(static_cast<std::size_t>(stage.batch));
         std::vector<Numbers> numbers(gradients.size());
-        in_parallel(recipe_.batch, threads_, [&](Index b) {
+        const Task& task = *tasks_.at(stage.name);
+        in_parallel(stage.batch, threads_, [&](Index b) {
             const Sequence sequence =
-                task_->train(stream, static_cast<std::uint64_t>(step * recipe_.batch + b), recipe_.length);
+                task.train(stream, static_cast<std::uint64_t>(step * stage.batch + b), stage.length);
             Forward<Trained> model(parameters, recipe_.config, forward);
             const ForwardResult<Trained> result = model.run(sequence.tokens, sequence.targets);
             numbers[static_cast<std::size_t>(b)] = told_by(result, sequence);
@@ -233,7 +240,7 @@ class Run {
                 const auto [place, is_new] = total.try_emplace(name, g);
                 if (!is_new) place->second.matrix() += g.matrix();
             }
-        for (auto& [name, g] : total) g.matrix() /= static_cast<float>(recipe_.batch);
+        for (auto& [name, g] : total) g.matrix() /= static_cast<float>(stage.batch);
         const Numbers n = mean(numbers);
         const double rate = stage.schedule.at(step);
         const double indexer_rate = stage.schedule.learning_rate > 0.0
@@ -400,7 +407,8 @@ class Run {
     Recipe recipe_;
     fs::path out_;
     int threads_;
-    std::unique_ptr<Task> task_;
+    std::unique_ptr<Task> task_;                          // of the evaluations
+    std::map<std::string, std::unique_ptr<Task>> tasks_;  // of each stage
     bool on_terminal_;
     std::chrono::steady_clock::time_point told_{};
     double recall_ = 0.0;
@@ -409,7 +417,7 @@ class Run {
 }  // namespace
 
 template <class P>
-Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed) {
+Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed, double embedding_std) {
     Parameters<P> all;
     const double depth = std::sqrt(2.0 * static_cast<double>(config.layers));
     for (const auto& [name, shape] : tensor_shapes(config)) {
@@ -420,7 +428,7 @@ Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed) 
         } else {
             double std = 1.0 / std::sqrt(static_cast<double>(shape.back()));
             if (name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight")) std /= depth;
-            if (name.ends_with("embed_tokens.weight")) std = 0.1;
+            if (name.ends_with("embed_tokens.weight")) std = embedding_std;
             const RandomTensor random{seed, tensor_id(name)};
             const float constant = bell_constant(std);
             for (Index i = 0; i < tensor.size(); ++i)
@@ -431,8 +439,8 @@ Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed) 
     return all;
 }
 
-template Parameters<Trained> initial_parameters<Trained>(const ModelConfig&, std::uint64_t);
-template Parameters<Exact> initial_parameters<Exact>(const ModelConfig&, std::uint64_t);
+template Parameters<Trained> initial_parameters<Trained>(const ModelConfig&, std::uint64_t, double);
+template Parameters<Exact> initial_parameters<Exact>(const ModelConfig&, std::uint64_t, double);
 
 void train(const TrainOptions& options) {
     // Products cut their operands by the caches' sizes, and so add in an order that follows from them: fixed here, so

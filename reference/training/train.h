@@ -23,6 +23,6 @@ void train(const TrainOptions& options);
 
 // W ~ N(0, 1 / in), the projections back to the residual stream smaller by sqrt(2 layers), norms 1, biases 0.
 template <class P>
-Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed);
+Parameters<P> initial_parameters(const ModelConfig& config, std::uint64_t seed, double embedding_std = 0.1);
 
 }  // namespace dsa

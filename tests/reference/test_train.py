@@ -145,6 +145,12 @@ def test_a_folder_of_another_recipe_is_left_alone(trained):
         ({"stages": [{"name": "a", "kind": "warmup", "from": "b", "steps": 1, "learning_rate": 1}]}, "no stage before it"),
         ({"stages": [{"name": "../a", "kind": "dense", "steps": 1, "learning_rate": 1}]}, "becomes a folder"),
         ({"stages": [{"name": "a", "kind": "dense", "steps": 0, "learning_rate": 1}]}, '"steps" in stages[0]'),
+        ({"stages": [{"name": "a", "kind": "dense", "steps": 1, "learning_rate": 1, "length": 129}]}, '"length" in stages[0]'),
+        ({"stages": [{"name": "a", "kind": "dense", "steps": 1, "learning_rate": 1, "task": 3}]}, "must be an object"),
+        ({"stages": [{"name": "a", "kind": "dense", "steps": 1, "learning_rate": 1, "task": {"held_out": 2}}],
+          "evaluations": []}, '"held_out" in task'),
+        ({"stages": [{"name": "a", "kind": "dense", "steps": 1, "learning_rate": 1},
+                     {"name": "b", "kind": "dense", "from": "a", "steps": 1, "learning_rate": 1, "embedding_std": 1}]}, '"embedding_std"'),
         ({"evaluations": [{"name": "a", "weights": "b", "selection": "dense"}]}, "which is no stage"),
         ({"optimizer": {"beta_1": 2}}, '"beta_1" in optimizer must be a number from 0 to 1; it is 2'),
     ],
@@ -168,3 +174,31 @@ def test_recall_is_a_task_of_its_own(tmp_path):
     assert row["answers"] == 3 * 2
     # Knowing which tokens are values at all: ln 4 instead of ln 256.
     assert row["loss"] < 2 * math.log(4)
+
+
+def test_a_curriculum_has_a_task_a_length_and_a_batch_for_each_stage(tmp_path):
+    """Two facts in 13 tokens are learned; then the same model answers about four in 64."""
+    stage = {"kind": "dense", "learning_rate": 3e-3}
+    what = recipe(
+        task={"kind": "recall", "families": 2, "members": 4, "values": 4, "pairs": 4, "queries": 2},
+        stages=[
+            stage | {"name": "short", "steps": 30, "length": 13, "batch": 16, "embedding_std": 1.0,
+                     "task": {"pairs": 2, "hint": "values", "alike": 2}},
+            stage | {"name": "long", "from": "short", "steps": 3},
+        ],
+        evaluations=[{"name": stage, "weights": stage, "selection": "dense"} for stage in ("short", "long")],
+    )  # fmt: skip
+    ran = train(tmp_path / "out", what)
+    assert ran.returncode == 0, ran.stderr
+    log = [json.loads(line) for line in (tmp_path / "out" / "short" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    # Embeddings of deviation 1, not 0.1: they have moved by 30 steps of 3e-3 at most.
+    assert 0.8 < load_file(tmp_path / "out" / "short" / "model.safetensors")["model.embed_tokens.weight"].std() < 1.2
+    # Evaluations are of the recipe's own task: 2 questions a sequence.
+    assert all(row["answers"] == 3 * 2 for row in json.loads((tmp_path / "out" / "evaluation.json").read_text())["rows"])
+    # Another task of a stage is another stage.
+    what["stages"][0]["task"]["alike"] = 1
+    what["stages"][0]["task"]["pairs"] = 1
+    what["stages"][0]["task"]["queries"] = 1
+    ran = train(tmp_path / "out", what)
+    assert ran.returncode == 2 and "another recipe" in ran.stderr
