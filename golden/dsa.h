@@ -41,6 +41,13 @@ typedef struct dsa_tensor {
 const char* dsa_last_error(void);
 int dsa_wants_device_memory(void);
 
+/* Optional. The next calls of this thread show their stages (those of a golden: "c_q", "topk_indices", ...) to
+ * `listener`: a packed tensor where it lies, when the work that fills it stands in `stream`. It must be copied before
+ * the listener returns, or by work on that stream. NULL: nobody listens. An op of many stages must show its choices, or
+ * it cannot be judged. */
+typedef void (*dsa_listener)(void* self, const char* name, const dsa_tensor* tensor, void* stream);
+void dsa_show(dsa_listener listener, void* self);
+
 typedef struct dsa_rms_norm_args {
     dsa_tensor x; /* [T, D] */
     dsa_tensor weight; /* [D] */

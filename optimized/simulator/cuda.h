@@ -124,6 +124,11 @@ T atomicMin(T* address, T value) {
     }
     return old;
 }
+template <class T>
+T atomicCAS(T* address, T expected, T wanted) {
+    std::atomic_ref<T>(*address).compare_exchange_strong(expected, wanted, std::memory_order_relaxed);
+    return expected;
+}
 inline std::uint32_t atomicOr(std::uint32_t* address, std::uint32_t value) {
     return std::atomic_ref<std::uint32_t>(*address).fetch_or(value, std::memory_order_relaxed);
 }

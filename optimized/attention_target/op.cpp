@@ -1,0 +1,53 @@
+#include "optimized/attention_target/op.h"
+
+#include "optimized/attention_target/scratch.h"
+#include "optimized/support/ladder.h"
+
+namespace dsa {
+
+std::int64_t attention_target_workspace(const AttentionTarget& call) {
+    Arena arena;
+    const TargetScratch scratch(call, arena);
+    return arena.bytes();
+}
+
+namespace {
+
+const Ladder<AttentionTarget> ladder{
+    "attention_target", {{"a thread a position", attention_target_level_1, nullptr, attention_target_workspace}}};
+
+AttentionTarget read(const dsa_attention_target_args& args) {
+    const Case about(args.case_json);
+    Arguments tensors;
+    AttentionTarget call{};
+    call.q = tensors.in<bf16>("q", args.q, {"T", "H", "d"});
+    call.kv = tensors.in<bf16>("kv", args.kv, {"S", "d"});
+    call.T = tensors.size("T");
+    call.S = tensors.size("S");
+    call.H = tensors.size("H");
+    call.d = tensors.size("d");
+    require(call.S >= call.T, "the T = ", call.T,
+            " queries are the last of the context: S must be at least T; it is ", call.S);
+    call.indices = tensors.maybe<std::int32_t>("indices", args.indices, {"T", "k"});
+    call.n = call.indices == nullptr ? call.S : tensors.size("k");
+    tensors.bind("k or S", call.n);
+    call.p = tensors.out<float>("p", args.p, {"T", "k or S"});
+    call.scale = static_cast<float>(about.softmax_scale(args.scale, 128, 64));
+    call.renormalised = about.conventions().target_renormalised;
+    call.workspace = args.workspace;
+    call.workspace_bytes = args.workspace_bytes;
+    call.stream = args.stream;
+    return call;
+}
+
+}  // namespace
+}  // namespace dsa
+
+extern "C" {
+int dsa_attention_target(const dsa_attention_target_args* args) {
+    return dsa::answered([&] { dsa::ladder.run(dsa::read(*args)); });
+}
+int64_t dsa_attention_target_workspace(const dsa_attention_target_args* args) {
+    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+}
+}

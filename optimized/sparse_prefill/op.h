@@ -1,0 +1,28 @@
+// Attention of every query over its selected latents only. spec section 5.
+//
+// level 1  one block a head: a thread scores a position, then sums columns
+// level 2  a row is gathered once for 64 heads; tensor cores
+#pragma once
+
+#include "optimized/attention/result.h"
+
+namespace dsa {
+
+struct SparsePrefill {
+    const bf16* q;                // [T, H, d]
+    const bf16* kv;               // [S, d]; the first d_v columns are the value
+    const std::int32_t* indices;  // [T, k]
+    AttentionResult result;       // out [T, H, d_v], lse and max_logit [T, H]
+    std::int64_t T, S, H, d, d_v, k;
+    void* workspace;
+    std::int64_t workspace_bytes;
+    Stream stream;
+};
+
+std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
+
+void sparse_prefill_level_1(const SparsePrefill& call);
+void sparse_prefill_level_2(const SparsePrefill& call);
+std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
+
+}  // namespace dsa
