@@ -4,7 +4,7 @@
  * A library offers any subset of the functions below. Each takes one struct, returns 0 when it has filled the outputs,
  * 77 for "not implemented here", and anything else for an error that dsa_last_error() tells in one sentence. Inputs are
  * read-only. Nothing is allocated inside: dsa_OP_workspace(args), where it is offered, says how many bytes
- * `workspace` must have. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
+ * `workspace` must have, or minus what dsa_OP(args) would return. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
  *
  * Axes are those of docs/case-format.md and the contract; strides count elements. A tensor that a case does not have
  * has data = NULL. Parameters that a case does not give have their default; case_json is the whole case.
@@ -40,6 +40,13 @@ typedef struct dsa_tensor {
 
 const char* dsa_last_error(void);
 int dsa_wants_device_memory(void);
+
+/* Optional. The next calls of this thread show their stages (those of a golden: "c_q", "topk_indices", ...) to
+ * `listener`: a packed tensor where it lies, when the work that fills it stands in `stream`. It must be copied before
+ * the listener returns, or by work on that stream. NULL: nobody listens. An op of many stages must show its choices, or
+ * it cannot be judged. */
+typedef void (*dsa_listener)(void* self, const char* name, const dsa_tensor* tensor, void* stream);
+void dsa_show(dsa_listener listener, void* self);
 
 typedef struct dsa_rms_norm_args {
     dsa_tensor x; /* [T, D] */

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from . import Refusal, contract, dtypes, require
+from .memory import Guarded, memory_of, require_whole
 from .plugins import NOT_IMPLEMENTED
 from .telling.inputs import Inputs
 
 DTYPES = {name: i for i, name in enumerate(dtypes.STORAGE)}
-GUARD = 4096  # bytes before and after each output that nobody may touch
-POISON = 0xA5
 MAX_RANK = 4
 WHOLE = ("topk", "d_v", "R_kv", "block", "d_rope", "groups", "kept_groups", "active", "normalise", "causal")
 REAL = ("scale", "eps", "route_scale")
@@ -42,6 +41,7 @@ def fields(op: contract.Op) -> list[tuple[str, str]]:
 
 TYPES = {"dsa_tensor": Tensor, "int64_t": ctypes.c_int64, "double": ctypes.c_double, "const char*": ctypes.c_char_p,
          "void*": ctypes.c_void_p}  # fmt: skip
+LISTENER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(Tensor), ctypes.c_void_p)
 STRUCTS = {name: type(f"dsa_{name}_args", (ctypes.Structure,), {"_fields_": [(n, TYPES[t]) for n, t in fields(op)]})
            for name, op in contract.OPS.items()}  # fmt: skip
 
@@ -56,7 +56,7 @@ def header() -> str:
  * A library offers any subset of the functions below. Each takes one struct, returns 0 when it has filled the outputs,
  * {NOT_IMPLEMENTED} for "not implemented here", and anything else for an error that dsa_last_error() tells in one sentence. Inputs are
  * read-only. Nothing is allocated inside: dsa_OP_workspace(args), where it is offered, says how many bytes
- * `workspace` must have. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
+ * `workspace` must have, or minus what dsa_OP(args) would return. Pointers are to host memory unless the library offers dsa_wants_device_memory() != 0.
  *
  * Axes are those of docs/case-format.md and the contract; strides count elements. A tensor that a case does not have
  * has data = NULL. Parameters that a case does not give have their default; case_json is the whole case.
@@ -85,6 +85,13 @@ typedef struct dsa_tensor {{
 
 const char* dsa_last_error(void);
 int dsa_wants_device_memory(void);
+
+/* Optional. The next calls of this thread show their stages (those of a golden: "c_q", "topk_indices", ...) to
+ * `listener`: a packed tensor where it lies, when the work that fills it stands in `stream`. It must be copied before
+ * the listener returns, or by work on that stream. NULL: nobody listens. An op of many stages must show its choices, or
+ * it cannot be judged. */
+typedef void (*dsa_listener)(void* self, const char* name, const dsa_tensor* tensor, void* stream);
+void dsa_show(dsa_listener listener, void* self);
 """]
     for name, op in contract.OPS.items():
         axes = {t.name: f" /* [{', '.join(t.axes)}]{', optional' if t.optional else ''} */" for t in op.inputs}
@@ -111,28 +118,47 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-class Guarded:
-    """Memory with poison in it and around it. A write beyond its ends is seen afterwards."""
-
-    def __init__(self, shape: tuple, dtype: np.dtype):
-        self.size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        self.memory = np.full(self.size + 2 * GUARD + 64, POISON, np.uint8)
-        self.begin = GUARD + (-(self.memory.ctypes.data + GUARD)) % 64
-        self.array = self.memory[self.begin : self.begin + self.size].view(dtype).reshape(shape)
-
-    def touched(self) -> str:
-        """Which end was written over, or nothing."""
-        if (self.memory[: self.begin] != POISON).any():
-            return "before its first"
-        return "after its last" if (self.memory[self.begin + self.size :] != POISON).any() else ""
-
-
-def _tensor(array: np.ndarray, dtype: str) -> Tensor:
-    require(array.ndim <= MAX_RANK, f"a tensor has at most {MAX_RANK} axes")
-    tensor = Tensor(array.ctypes.data, DTYPES[dtype], array.ndim)
-    tensor.shape[: array.ndim] = array.shape
-    tensor.stride[: array.ndim] = [s // array.itemsize for s in array.strides]
+def tensor_at(address: int, shape: tuple, dtype: str) -> Tensor:
+    """A packed tensor's description."""
+    require(len(shape) <= MAX_RANK, f"a tensor has at most {MAX_RANK} axes")
+    tensor = Tensor(address, DTYPES[dtype], len(shape))
+    tensor.shape[: len(shape)] = shape
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        tensor.stride[axis] = stride
+        stride *= shape[axis]
     return tensor
+
+
+class Stages:
+    """Listens to a library's stages during a call (dsa_show), and keeps what they show."""
+
+    def __init__(self, library, memory):
+        self.library, self.memory = library, memory
+        self.shown: dict[str, np.ndarray] = {}
+        self.failure: Exception | None = None
+        self.function = LISTENER(self._listen)  # kept: C holds its address
+
+    def _listen(self, _self, name, tensor, _stream) -> None:
+        try:
+            about = tensor.contents
+            shape = tuple(about.shape[: about.rank])
+            dtype = dtypes.storage(list(DTYPES)[about.dtype])
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            self.memory.synchronise()
+            data = self.memory.read(about.data, size) if size else b""
+            self.shown[name.decode()] = np.frombuffer(data, dtype).reshape(shape)
+        except Exception as error:  # noqa: BLE001 - an exception cannot pass through C
+            self.failure = self.failure or error
+
+    def __enter__(self):
+        if hasattr(self.library, "dsa_show"):
+            self.library.dsa_show(self.function, None)
+        return self
+
+    def __exit__(self, *_):
+        if hasattr(self.library, "dsa_show"):
+            self.library.dsa_show(LISTENER(), None)
 
 
 class Library:
@@ -144,49 +170,80 @@ class Library:
             self.library = ctypes.CDLL(str(Path(path).resolve()))
         except OSError as error:
             raise Refusal(f"the library {path} cannot be loaded: {error}") from None
+        self._memory = None
         self.offers = [op for op in contract.OPS if hasattr(self.library, "dsa_" + op)]
         require(bool(self.offers), f"the library {path} has none of dsa.h's functions (dsa_rms_norm, dsa_top_k, ...): "
                 'export them, from C++ as extern "C"')  # fmt: skip
 
+    @property
+    def memory(self):
+        """The memory that the library reads and writes: asked for with the first call."""
+        if self._memory is None:
+            self._memory = memory_of(self.library)
+        return self._memory
+
     def call(self, op: str, description: dict, inputs: Inputs) -> dict[str, np.ndarray]:
-        """One call, with poisoned outputs between guards."""
+        """One call, with inputs and poisoned outputs between guards. Of an op of many stages the shown ones come too."""
         if op not in self.offers:
             raise NotImplementedError(f"the library has no dsa_{op}")
-        if getattr(self.library, "dsa_wants_device_memory", lambda: 0)():
-            raise NotImplementedError("device memory is not offered here: wrap the kernel in a function of host pointers")
-        spec, parameters = contract.OPS[op], description["parameters"]
-        known = {t.name for t in spec.inputs}
+        known = {t.name for t in contract.OPS[op].inputs}
         stored = {name: np.ascontiguousarray(inputs.stored(name)) for name in inputs.tensors}
         require(set(stored) <= known, f"dsa.h has no place for the tensor {next(iter(set(stored) - known), '')} of {op}")
-        before = {name: array.tobytes() for name, array in stored.items()}
+        held: list[Guarded] = []
+        try:
+            return self._call(op, description, inputs, stored, held)
+        finally:
+            for tensor in held:
+                tensor.free()
+
+    def _held(self, held: list, shape: tuple, dtype: np.dtype, data: np.ndarray | None = None) -> Guarded:
+        held.append(Guarded(self.memory, shape, dtype, data))
+        return held[-1]
+
+    def _call(self, op: str, description: dict, inputs: Inputs, stored: dict, held: list) -> dict[str, np.ndarray]:
+        spec, parameters = contract.OPS[op], description["parameters"]
         args = STRUCTS[op]()
+        given, outputs = {}, {}
         for name, array in stored.items():
-            setattr(args, name, _tensor(array, inputs.dtype(name)))
+            given[name] = self._held(held, array.shape, array.dtype, array)
+            setattr(args, name, tensor_at(given[name].address, array.shape, inputs.dtype(name)))
         shapes = {name: a.shape for name, a in stored.items()}
         sizes = contract.bound_axes(spec, shapes, parameters)
-        outputs = {}
         for (field, _), tensor in zip(fields(spec)[len(spec.inputs) :], spec.outputs):
             shape = contract.output_shapes(spec, shapes, parameters)[tensor.name]
             dtype = self._dtype(tensor.dtype, description)
-            outputs[tensor.name] = Guarded(shape, dtypes.storage(dtype))
-            setattr(args, field, _tensor(outputs[tensor.name].array, dtype))
+            outputs[tensor.name] = self._held(held, shape, dtypes.storage(dtype))
+            setattr(args, field, tensor_at(outputs[tensor.name].address, shape, dtype))
         for name, kind in fields(spec):
             if name in parameters and kind in ("int64_t", "double"):
                 setattr(args, name, parameters[name])
             elif kind == "int64_t" and name in sizes:
                 setattr(args, name, sizes[name])
         args.case_json = json.dumps(description).encode()
-        workspace = self._workspace(op, args)
-        status = getattr(self.library, "dsa_" + op)(ctypes.byref(args))
+        workspace = self._workspace(op, args, held)
+        stages = self._run(op, args)
+        self.memory.synchronise()
+        for name, tensor in (outputs | given | {"its workspace": workspace}).items():
+            require_whole(tensor, op, name)
+        for name, array in stored.items():
+            require(given[name].read().tobytes() == array.tobytes(), f"dsa_{op} changed its input {name}: inputs are read-only")
+        return stages | {name: tensor.read() for name, tensor in outputs.items()}
+
+    def _run(self, op: str, args) -> dict[str, np.ndarray]:
+        """The call itself. -> the stages that it showed"""
+        function = getattr(self.library, "dsa_" + op)
+        if contract.OPS[op].staged:
+            with Stages(self.library, self.memory) as stages:
+                status = function(ctypes.byref(args))
+            if stages.failure is not None:
+                raise stages.failure
+            shown = stages.shown
+        else:
+            status, shown = function(ctypes.byref(args)), {}
         if status == NOT_IMPLEMENTED:
             raise NotImplementedError(self._error())
         require(status == 0, f"dsa_{op} returned {status}: {self._error() or 'and said nothing'}")
-        for name, guarded in outputs.items():
-            require(not guarded.touched(), f"dsa_{op} wrote beyond {name}: {guarded.touched()} byte")
-        require(not workspace.touched(), f"dsa_{op} wrote beyond its workspace: {workspace.touched()} byte")
-        for name, array in stored.items():
-            require(array.tobytes() == before[name], f"dsa_{op} changed its input {name}: inputs are read-only")
-        return {name: guarded.array for name, guarded in outputs.items()}
+        return shown
 
     @staticmethod
     def _dtype(dtype: str, description: dict) -> str:
@@ -196,15 +253,18 @@ class Library:
 
         return "bfloat16" if expanded(description["conventions"])["quantizer"] == "none" else "float8_e4m3"
 
-    def _workspace(self, op: str, args) -> Guarded:
+    def _workspace(self, op: str, args, held: list) -> Guarded:
         size = 0
         if hasattr(self.library, f"dsa_{op}_workspace"):
             function = getattr(self.library, f"dsa_{op}_workspace")
             function.restype = ctypes.c_int64
             size = function(ctypes.byref(args))
-            require(0 <= size <= 1 << 40, f"dsa_{op}_workspace must return a number of bytes; it returned {size}")
-        workspace = Guarded((size,), np.dtype(np.uint8))
-        args.workspace, args.workspace_bytes = workspace.array.ctypes.data, size
+            if size == -NOT_IMPLEMENTED:
+                raise NotImplementedError(self._error())
+            require(size >= 0, f"dsa_{op}_workspace returned {size}: {self._error() or 'and said nothing'}")
+            require(size <= 1 << 40, f"dsa_{op}_workspace must return a number of bytes; it returned {size}")
+        workspace = self._held(held, (size,), np.dtype(np.uint8))
+        args.workspace, args.workspace_bytes = workspace.address, size
         return workspace
 
     def _error(self) -> str:

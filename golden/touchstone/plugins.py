@@ -158,6 +158,8 @@ class Worker:
             what = f"it was stopped by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
             return Ran("failed", what + " in the middle of a call", seconds)
         reply = json.loads(answer)
+        if reply.get("ends"):  # its GPU is lost to it: the next call gets another process
+            self.process.wait()
         return Ran(reply["state"], reply["sentence"], seconds)
 
     def _answer(self, begin: float):

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import Refusal, arrays, contract, require
+from .memory import DeviceLost
 from .telling.inputs import Inputs
 
 
@@ -109,6 +110,8 @@ def answer(plugin, request: dict) -> dict:
             np.save(out_dir / f"{name}.npy", array, allow_pickle=False)
     except NotImplementedError as reason:
         return {"state": "not implemented", "sentence": str(reason)}
+    except DeviceLost as lost:
+        return {"state": "failed", "sentence": str(lost), "ends": True}
     except Refusal as refusal:
         return {"state": "failed", "sentence": str(refusal)}
     except Exception as error:  # noqa: BLE001 - a user's function may raise anything
@@ -135,6 +138,8 @@ def main() -> None:
         reply = {"state": "failed", "sentence": failure} if failure else answer(plugin, json.loads(line))
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+        if reply.get("ends"):
+            return
 
 
 if __name__ == "__main__":

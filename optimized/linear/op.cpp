@@ -1,12 +1,10 @@
 #include "optimized/linear/linear.h"
+#include "optimized/support/compose.h"
 
 namespace dsa {
 
 void linear(const Linear& call, int level) {
-    if (level >= 2 && linear_level_2_declines(call).empty())
-        linear_level_2(call);
-    else
-        linear_level_1(call);
+    up_to(level, call, linear_level_1, linear_level_2, linear_level_2_declines);
 }
 
 Linear packed_linear(const bf16* x, const bf16* w, bf16* y, std::int64_t T, std::int64_t K, std::int64_t N,

@@ -3,6 +3,7 @@
 // documented.
 #pragma once
 
+#include <array>
 #include <cstring>
 
 #include "optimized/simulator/numbers.h"
@@ -15,7 +16,15 @@ inline double number_at(const unsigned char* bytes, int i, bf16) {
     std::memcpy(&bits, bytes + 2 * i, sizeof bits);
     return __uint_as_float(std::uint32_t{bits} << 16);
 }
-inline double number_at(const unsigned char* bytes, int i, e4m3) { return number_of_e4m3(bytes[i]); }
+inline double number_at(const unsigned char* bytes, int i, e4m3) {
+    static const std::array<float, 256> numbers = [] {
+        std::array<float, 256> all{};
+        for (unsigned bits = 0; bits < all.size(); ++bits)
+            all[bits] = number_of_e4m3(static_cast<std::uint8_t>(bits));
+        return all;
+    }();
+    return numbers[bytes[i]];
+}
 
 struct Operands {
     float* c;

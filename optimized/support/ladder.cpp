@@ -80,6 +80,8 @@ void require_workspace(const void* workspace, std::int64_t bytes, std::int64_t n
 
 extern "C" {
 const char* dsa_last_error(void) { return dsa::last_error.c_str(); }
+// Beside dsa.h: which level the calls of this thread run (0: the highest that takes the call).
+void dsa_choose_level(int number) { dsa::choose_level(number); }
 int dsa_wants_device_memory(void) {
 #if defined(DSA_SIMULATOR)
     return 0;

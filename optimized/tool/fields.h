@@ -30,6 +30,9 @@ struct OpFields {
     bool is_here;
     int (*run)(const void* args);
     std::int64_t (*workspace_of)(const void* args);
+
+    // A layer of many stages, of which it must show its choices.
+    bool is_staged() const { return name == "dsa_attention" || name == "transformer_block"; }
 };
 
 // Null if there is no op of that name here.

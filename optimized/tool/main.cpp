@@ -1,13 +1,16 @@
 // dsa-optimized (on a GPU) and dsa-simulated (on the simulator): one op on the files of a folder, as the oracle calls a
 // plug-in. docs/case-format.md.
 #include <CLI/CLI.hpp>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "optimized/support/arguments.h"
 #include "optimized/support/ladder.h"
 #include "optimized/tool/fields.h"
+#include "optimized/tool/graph.h"
 #include "optimized/tool/memory.h"
 #include "optimized/tool/npy.h"
 
@@ -45,7 +48,8 @@ class Call {
         require(description.is_object() && description.value("tensors", json()).is_object(), (in_dir / "case.json").string(),
                 " must be a JSON object with \"tensors\", as docs/case-format.md describes it");
         case_json_ = description.dump();
-        for (const auto& [name, value] : description.value("parameters", json::object()).items())
+        const json parameters = description.value("parameters", json::object());
+        for (const auto& [name, value] : parameters.items())
             if (value.is_number_integer()) sizes_[name] = value;
         for (const auto& [name, tensor] : description["tensors"].items()) read(name, tensor, in_dir);
         for (const Field& field : op.fields)
@@ -55,7 +59,7 @@ class Call {
             sizes_.emplace(name, value);
         if (sizes_.contains("d")) sizes_.emplace("d_v", std::min<std::int64_t>(512, sizes_["d"]));
         sizes_.emplace("k_or_S", sizes_.contains("k") ? sizes_["k"] : sizes_["S"]);
-        fill(description.value("parameters", json::object()));
+        fill(parameters);
         const bool quantises = quantiser_of(description) != "none";
         for (const Field& field : op.fields)
             if (field.kind == FieldKind::output)
@@ -68,18 +72,28 @@ class Call {
         at<std::int64_t>(op.workspace_bytes) = bytes;
     }
 
-    // Poisons the outputs, runs, and looks after every guard.
+    // Poisons the outputs, runs, and looks after every guard. `start` is what runs the function.
     void run() {
+        run([this] { start(nullptr); });
+    }
+    template <class Start>
+    void run(const Start& start) {
         for (auto& [name, tensor] : outputs_) tensor.memory->fill_with_poison();
         workspace_->fill_with_poison();
-        const int status = op_.run(struct_.data());
-        if (status != 0) refuse(static_cast<Status>(status), dsa_last_error());
+        start();
         synchronise();
         for (const auto* tensors : {&inputs_, &outputs_})
             for (const auto& [name, tensor] : *tensors)
                 if (!tensor.memory->guards_are_whole())
                     refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond ", name);
         if (!workspace_->guards_are_whole()) refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond its workspace");
+        refuse_told_nan();
+    }
+    // The function itself, on a stream.
+    void start(Stream stream) {
+        at<void*>(op_.stream) = stream;
+        const int status = op_.run(struct_.data());
+        if (status != 0) refuse(static_cast<Status>(status), dsa_last_error());
     }
     std::map<std::string, std::vector<std::byte>> results() const {
         std::map<std::string, std::vector<std::byte>> all;
@@ -101,6 +115,19 @@ class Call {
     template <class T>
     T& at(std::size_t offset) {
         return *reinterpret_cast<T*>(struct_.data() + offset);
+    }
+
+    // A selection tells a row's first NaN score in its first slot: optimized/top_k/op.h.
+    void refuse_told_nan() const {
+        const auto found = outputs_.find("indices");
+        if (found == outputs_.end()) return;
+        const std::vector<std::byte> bytes = found->second.memory->read();
+        const std::int64_t k = found->second.shape[1];
+        for (std::int64_t t = 0; t < found->second.shape[0]; ++t) {
+            std::int32_t first = 0;
+            std::memcpy(&first, bytes.data() + t * k * static_cast<std::int64_t>(sizeof first), sizeof first);
+            require(first >= -1, "logits[", t, ", ", -2 - std::int64_t{first}, "] is NaN: a score must be a number");
+        }
     }
 
     static std::string quantiser_of(const json& description) {
@@ -180,20 +207,72 @@ class Call {
     std::unique_ptr<DeviceMemory> workspace_;
 };
 
-void run_op(const std::string& name, const fs::path& in_dir, const fs::path& out_dir, int runs) {
+// Keeps the stages that a call shows: all of them, or its choices only, which whoever judges what follows needs.
+class Stages {
+   public:
+    explicit Stages(bool all) : all_(all) { dsa_show(&Stages::listen, this); }
+    ~Stages() { dsa_show(nullptr, nullptr); }
+    Stages(const Stages&) = delete;
+    Stages& operator=(const Stages&) = delete;
+
+    void write(const fs::path& out_dir) const {
+        for (const auto& [name, array] : shown_) write_npy(out_dir / (name + ".npy"), array);
+    }
+
+   private:
+    static void listen(void* self, const char* name, const dsa_tensor* tensor, void*) {
+        auto& stages = *static_cast<Stages*>(self);
+        if (!stages.all_ && tensor->dtype != dsa_int32) return;
+        const Format format = format_of(name_of(static_cast<dsa_dtype>(tensor->dtype)));
+        NpyArray array{format.descr, {tensor->shape, tensor->shape + tensor->rank}, {}};
+        std::size_t bytes = static_cast<std::size_t>(format.bytes);
+        for (const std::int64_t extent : array.shape) bytes *= static_cast<std::size_t>(extent);
+        array.bytes.resize(bytes);
+        synchronise();
+        detail::copy(array.bytes.data(), tensor->data, bytes);
+        stages.shown_[name] = std::move(array);
+    }
+
+    bool all_;
+    std::map<std::string, NpyArray> shown_;
+};
+
+struct HowToRun {
+    int runs = 1;         // compared bit for bit
+    bool graph = false;   // and once more as a CUDA graph's replay
+    bool stages = false;  // shows all stages, not the choices alone
+};
+
+void require_same(const std::string& op, const Call& call, const std::map<std::string, std::vector<std::byte>>& first,
+                  const std::string& run) {
+    for (const auto& [output, bytes] : call.results())
+        if (bytes != first.at(output))
+            refuse(Status::launch_failed, output, " of ", op, " has other bits in ", run, " than in the first run");
+}
+
+void run_op(const std::string& name, const fs::path& in_dir, const fs::path& out_dir, const HowToRun& how) {
     require_device();
     const OpFields* op = fields_of(name);
     if (op == nullptr) refuse(Status::not_implemented, "there is no op named \"", name, "\" here; `ops` lists them");
     Call call(*op, in_dir);
+    std::unique_ptr<Stages> stages;
+    if (op->is_staged() || how.stages) stages = std::make_unique<Stages>(how.stages);
     call.run();
     const auto first = call.results();
-    for (int i = 1; i < runs; ++i) {
-        call.run();
-        for (const auto& [output, bytes] : call.results())
-            if (bytes != first.at(output))
-                refuse(Status::launch_failed, output, " of ", name, " has other bits in run ", i + 1, " than in the first");
-    }
     fs::create_directories(out_dir);
+    if (stages) stages->write(out_dir);
+    stages.reset();
+    for (int i = 1; i < how.runs; ++i) {
+        call.run();
+        require_same(name, call, first, "run " + std::to_string(i + 1));
+    }
+    if (how.graph) {
+        const Graph graph([&](Stream stream) { call.start(stream); });
+        for (int i = 0; i < 2; ++i) {
+            call.run([&] { graph.replay(); });
+            require_same(name, call, first, "the graph's replay " + std::to_string(i + 1));
+        }
+    }
     call.write(out_dir);
 }
 
@@ -215,13 +294,15 @@ int main(int argc, char** argv) {
     std::string op;
     fs::path in_dir, out_dir;
     int level = 0;
-    int runs = 1;
+    HowToRun how;
     auto* run = app.add_subcommand("op", "one op on a folder of inputs; exits 77 for what is not implemented");
     run->add_option("OP", op, "its name in the contract")->required();
     run->add_option("IN_DIR", in_dir, "case.json and one .npy a tensor")->required();
     run->add_option("OUT_DIR", out_dir, "where the outputs go")->required();
     run->add_option("--level", level, "a level of its ladder; without it the highest that takes the inputs");
-    run->add_option("--runs", runs, "run it so often, and compare the bits")->check(CLI::Range(1, 1000000));
+    run->add_option("--runs", how.runs, "run it so often, and compare the bits")->check(CLI::Range(1, 1000000));
+    run->add_flag("--graph", how.graph, "capture it into a CUDA graph too, replay that twice, and compare the bits");
+    run->add_flag("--stages", how.stages, "write every stage that it shows; without this only the choices of whole layers");
     auto* list = app.add_subcommand("ops", "the ops and their levels");
     try {
         app.parse(argc, argv);
@@ -232,7 +313,7 @@ int main(int argc, char** argv) {
     try {
         if (*list) list_ops();
         if (level != 0) choose_level(level);
-        if (*run) run_op(op, in_dir, out_dir, runs);
+        if (*run) run_op(op, in_dir, out_dir, how);
         return 0;
     } catch (const Refusal& refusal) {
         std::cerr << refusal.what() << '\n';

@@ -1,0 +1,183 @@
+"""`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
+
+    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
+
+Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from touchstone import cases, check
+
+from . import peers, receipts
+from .library import Library
+from .questions import questions
+from .timing import Clock, ceilings
+
+SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+RERUNS = 20
+
+
+def say(text: str) -> None:
+    """A line at once."""
+    print(text, flush=True)
+
+
+def checked(op: str, level: int, build: Path) -> dict:
+    """touchstone check of one level, in a process of its own: all small cases, and once more under a private seed."""
+    command = [sys.executable, "-m", "optimized.bench.check_level", op, str(build / "libdsa_optimized.so")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"DSA_LEVEL": str(level)})
+    for line in done.stderr.strip().splitlines()[:5]:
+        say(f"  {op}, level {level}: {line}")
+    if done.returncode not in (0, 1):
+        return {"cases": 1, "right": 0, "declined": 0, "worst_ratio": 0.0}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def small_folders(op: str, most: int) -> list[Path]:
+    """Inputs of an op's first small cases, as files."""
+    home = Path(tempfile.mkdtemp(prefix="dsa_device_"))
+    folders = []
+    for case in cases.choose([op], "small")[:most]:
+        folders.append(home / case.name.replace("/", "_"))
+        check.write_inputs(case, case.description() | {"tier": "deployed"}, folders[-1])
+    return folders
+
+
+def program(build: Path, op: str, folder: Path, level: int, *more: str) -> list[str]:
+    """The command line of one run on files."""
+    return [str(build / "dsa-optimized"), "op", op, str(folder), str(folder) + ".out", "--level", str(level), *more]
+
+
+def rerun(op: str, level: int, build: Path, folders: list[Path]) -> bool:
+    """Whether RERUNS runs of each give the same bits. Levels that decline a case are asked the others."""
+    for folder in folders:
+        done = subprocess.run(program(build, op, folder, level, "--runs", str(RERUNS)), capture_output=True, text=True, check=False)
+        if done.returncode not in (0, 77):
+            say(f"  {op}, level {level}, run again on {folder.name}: {done.stderr.strip() or f'it exited with {done.returncode}'}")
+            return False
+    return True
+
+
+def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str, str]:
+    """sanitizer -> "clean" or its complaint"""
+    said = {}
+    for tool in SANITIZERS:
+        for folder in folders:
+            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *program(build, op, folder, level)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode in (0, 77):
+                said.setdefault(tool, "clean")
+            else:
+                lines = [line for line in done.stdout.splitlines() if "=====" in line]
+                said[tool] = " ".join(lines[:4])[:400] or done.stderr.strip()[-400:]
+                say(f"  {op}, level {level}, {tool}: {said[tool]}")
+    return said
+
+
+def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, with_peers: bool) -> list[dict]:
+    """The timings of one level."""
+    of = {"copy": ceiling["copy_bytes_a_second"], "bf16": ceiling["bf16_flops_a_second"], "fp8": ceiling["fp8_flops_a_second"]}
+    found = []
+    for question in questions():
+        if question.op != op:
+            continue
+        sets = [question.make() for _ in range(2)]
+        library.library.dsa_choose_level(level)
+        try:
+            calls = [library.call(op, x, question.parameters) for x in sets]
+        except RuntimeError as refusal:
+            say(f"  {op}, level {level}, {question.shape}: {refusal}")
+            continue
+        took = clock.time([c.run for c in calls])
+        work = question.flops if question.ceiling != "copy" else question.moved
+        entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
+                 "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / of[question.ceiling]}  # fmt: skip
+        if with_peers:
+            others, absent = peers.calls(question, sets)
+            entry["peers"] = [{"name": n, "median_us": clock.time(c).median} for n, c in others.items()]
+            entry["peers_absent"] = absent
+        found.append(entry)
+        beside = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))
+        say(f"  {op}, level {level}, {question.shape}: {took.median:.1f} us, {entry['share']:.2f} of {question.ceiling}{beside}")
+        del sets, calls
+        torch.cuda.empty_cache()
+    return found
+
+
+def machine() -> dict:
+    """What the receipt says of the GPU."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().splitlines()
+    return {"gpu": torch.cuda.get_device_name(), "driver": driver[0] if driver else "unknown", "toolkit": torch.version.cuda,
+            "made": datetime.date.today().isoformat(), "ops": {}}  # fmt: skip
+
+
+def main() -> int:
+    """0: everything that was asked is right and clean."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", type=Path, default=Path("build"))
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--no-sanitizers", action="store_true")
+    parser.add_argument("--no-times", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        say("make device needs a GPU of compute capability 9.0 that PyTorch sees; there is none")
+        return 2
+    begin = time.monotonic()
+    library = Library(options.build / "libdsa_optimized.so")
+    receipt = machine()
+    clock = Clock()
+    receipt["ceilings"] = ceilings(clock)
+    receipt["overhead_us"] = clock.overhead
+    say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
+    todo = []
+    for op in options.only or sorted(p.parent.name for p in receipts.TREE.glob("*/op.h")):
+        if library.offers(op):
+            todo += [(op, level, small_folders(op, 6)) for level in receipts.level_files(op)]
+
+    def correctness(item) -> dict:
+        op, level, folders = item
+        one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
+        one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
+        if not options.no_sanitizers:
+            one["sanitizers"] = sanitized(op, level, options.build, folders[:2])
+        c = one["checks"]
+        say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
+        return one | {"times": []}
+
+    good = True
+    with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 2)) as pool:
+        for (op, level, _), one in zip(todo, pool.map(correctness, todo)):
+            receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one
+            clean = all(v == "clean" for v in one.get("sanitizers", {}).values())
+            good = good and one["checks"]["cases"] == one["checks"]["right"] and one["same_bits_in_runs"] > 0 and clean
+    receipts.write(receipt)  # what is known so far stays, whatever happens next
+    say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
+    for op, level, _ in [] if options.no_times else todo:
+        if time.monotonic() - begin > options.seconds:
+            say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
+            continue
+        with_peers = level == max(receipts.level_files(op)) and not options.no_peers
+        times = timed(library, op, level, clock, receipt["ceilings"], with_peers)
+        receipt["ops"][op]["levels"][str(level)]["times"] = times
+        receipts.write(receipt)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

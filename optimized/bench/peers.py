@@ -1,0 +1,72 @@
+"""Other people's kernels beside ours, in the same process and with the same clock, where they are installed.
+
+Each takes the tensors of a question and gives a call, or None where it does not apply. PyTorch is always there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from .questions import D_I, H_I, K, Question
+
+
+def _torch_top_k(question: Question, x: dict):
+    if question.op == "top_k":
+        return lambda: torch.topk(x["logits"], K, dim=1)
+    return None
+
+
+def _torch_rms_norm(question: Question, x: dict):
+    if question.op == "rms_norm":
+        weight = x["weight"].to(torch.bfloat16)
+        return lambda: torch.nn.functional.rms_norm(x["x"], (x["x"].shape[1],), weight, 1e-6)
+    return None
+
+
+def _torch_layer_norm(question: Question, x: dict):
+    if question.op == "layer_norm":
+        weight, bias = x["weight"].to(torch.bfloat16), x["bias"].to(torch.bfloat16)
+        return lambda: torch.nn.functional.layer_norm(x["x"], (x["x"].shape[1],), weight, bias, 1e-6)
+    return None
+
+
+def _flashinfer_top_k(question: Question, x: dict):
+    if question.op != "top_k":
+        return None
+    import flashinfer
+
+    return lambda: flashinfer.top_k(x["logits"], K)
+
+
+def _deep_gemm_logits(question: Question, x: dict):
+    if question.op != "indexer_logits":
+        return None
+    import deep_gemm
+
+    assert x["q"].shape[1:] == (H_I, D_I)
+    return lambda: deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"])
+
+
+PEERS: dict[str, Callable] = {
+    "PyTorch": lambda q, x: _torch_top_k(q, x) or _torch_rms_norm(q, x) or _torch_layer_norm(q, x),
+    "FlashInfer": _flashinfer_top_k,
+    "DeepGEMM": _deep_gemm_logits,
+}
+
+
+def calls(question: Question, sets: list[dict]) -> tuple[dict[str, list], dict[str, str]]:
+    """name -> one call a set of inputs, and name -> why there is none."""
+    found: dict[str, list] = {}
+    absent: dict[str, str] = {}
+    for name, peer in PEERS.items():
+        try:
+            made = [peer(question, x) for x in sets]
+            if all(made):
+                made[0]()  # does it run here?
+                torch.cuda.synchronize()
+                found[name] = made
+        except Exception as error:  # noqa: BLE001 - a peer that is missing or refuses is no error of ours
+            absent[name] = f"{type(error).__name__}: {str(error)[:200]}"
+    return found, absent

@@ -1,0 +1,192 @@
+"""On what is each op timed? V3.2's sizes, with the bytes it must move and the FLOPs it must do.
+
+Inputs are random, never zeros; two sets of each take turns. FLOPs of the indexer and of sparse attention are counted as
+the peers count them (shared figures: 2 H_I D_I a pair; 2 H k (576 + 512) a query).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+H, D, R_Q, R_KV, D_ROPE, H_I, D_I, K = 128, 7168, 1536, 512, 64, 64, 128, 2048
+FP8 = torch.float8_e4m3fn
+
+
+@dataclass
+class Question:
+    """One timing of one op. make() draws a set of inputs."""
+
+    op: str
+    shape: str
+    make: Callable[[], dict[str, torch.Tensor]]
+    moved: float  # bytes
+    flops: float = 0.0
+    ceiling: str = "copy"  # "copy", "bf16" or "fp8"
+    parameters: dict | None = None
+
+
+def bf16(*shape, std: float = 1.0):
+    """bf16 normal numbers"""
+    return (torch.randn(*shape, device="cuda") * std).to(torch.bfloat16)
+
+
+def f32(*shape, std: float = 1.0):
+    """float32 normal numbers"""
+    return torch.randn(*shape, device="cuda") * std
+
+
+def e4m3(*shape):
+    """e4m3 numbers that use the format's range"""
+    return (torch.randn(*shape, device="cuda") * 64).clamp(-448, 448).to(FP8)
+
+
+def i32(values):
+    """int32 on the device"""
+    return torch.as_tensor(values, dtype=torch.int32, device="cuda")
+
+
+def selection(T: int, S: int, k: int):
+    """k positions a query, ascending, all of them causal. -> int32 [T, k]"""
+    ends = torch.arange(S - T + 1, S + 1, device="cuda", dtype=torch.float32)[:, None]
+    return (torch.rand(T, k, device="cuda") * ends).to(torch.int32).sort(dim=1).values
+
+
+def suffix(T: int, S: int) -> dict:
+    """start and end of T causal queries at the end of S tokens"""
+    return {"start": torch.zeros(T, dtype=torch.int32, device="cuda"), "end": i32(range(S - T + 1, S + 1))}
+
+
+def pairs(T: int, S: int) -> int:
+    """(query, position) pairs of a causal suffix"""
+    return T * (S - T) + T * (T + 1) // 2
+
+
+def indexer_inputs(T: int, S: int) -> dict:
+    """q, k, k_scale, weights, start, end"""
+    return {"q": e4m3(T, H_I, D_I), "k": e4m3(S, D_I), "k_scale": f32(S).abs() * 1e-2, "weights": f32(T, H_I, std=1e-2)} | suffix(T, S)
+
+
+def kv_pages(tokens: int):
+    """FP8 cache pages with scales near 2^-6"""
+    pages = torch.empty(tokens // 64, 64, 656, dtype=torch.uint8, device="cuda")
+    pages[..., :512] = e4m3(tokens, 512).view(torch.uint8).view(-1, 64, 512)
+    pages[..., 512:528] = torch.full((tokens, 4), 2.0**-6, device="cuda").view(torch.uint8).view(-1, 64, 16)
+    pages[..., 528:] = bf16(tokens, 64).view(torch.uint8).view(-1, 64, 128)
+    return pages
+
+
+def key_pages(tokens: int):
+    """Indexer key pages with positive scales"""
+    pages = torch.empty(tokens // 64, 64 * 132, dtype=torch.uint8, device="cuda")
+    pages[:, : 64 * 128] = e4m3(tokens, 128).view(torch.uint8).view(-1, 64 * 128)
+    pages[:, 64 * 128 :] = (f32(tokens).abs() * 1e-2).view(torch.uint8).view(-1, 256)
+    return pages
+
+
+def mla_inputs(T: int) -> dict:
+    """x and MLA's weights at V3.2's sizes"""
+    return {"x": bf16(T, D), "positions": i32(range(T)), "W_dq": bf16(D, R_Q, std=D**-0.5), "q_norm": f32(R_Q).abs(),
+            "W_uq": bf16(R_Q, H, 192, std=R_Q**-0.5), "W_dkv": bf16(D, R_KV + D_ROPE, std=D**-0.5), "kv_norm": f32(R_KV).abs()}  # fmt: skip
+
+
+def indexer_weights(T: int) -> dict:
+    """x, c_q and the indexer's weights at V3.2's sizes"""
+    return {"x": bf16(T, D), "c_q": bf16(T, R_Q), "positions": i32(range(T)), "W_qI": bf16(R_Q, H_I, D_I, std=R_Q**-0.5),
+            "W_kI": bf16(D, D_I, std=D**-0.5), "k_norm": f32(D_I).abs(), "k_bias": f32(D_I), "W_w": bf16(D, H_I, std=D**-0.5)}  # fmt: skip
+
+
+def attention_inputs(T: int, S: int) -> dict:
+    """q [T, H, 576], kv [S, 576] and a selection"""
+    return {"q": bf16(T, H, 576), "kv": bf16(S, 576), "indices": selection(T, S, K)}
+
+
+def paged(B: int, S: int) -> dict:
+    """Queries of B requests of S tokens, pages out of order"""
+    order = torch.randperm(B * S // 64, device="cuda").to(torch.int32).view(B, S // 64)
+    return {"q": e4m3(B, 1, H_I, D_I), "k_pages": key_pages(B * S), "block_table": order,
+            "context_lens": i32([S] * B), "weights": f32(B, H_I, std=1e-2)}  # fmt: skip
+
+
+def decode(B: int, s_q: int, S: int) -> dict:
+    """q and pages of B requests, each with its own slots"""
+    slots = torch.stack([torch.randperm(S, device="cuda")[: K * s_q].view(s_q, K) + b * S for b in range(B)])
+    return {"q": bf16(B, s_q, H, 576), "kv_pages": kv_pages(B * S), "indices": slots.to(torch.int32)}
+
+
+def backward_inputs(T: int, S: int) -> dict:
+    """What sparse attention's backward pass reads; out and lse need not be the forward's to be timed"""
+    return attention_inputs(T, S) | {"out": bf16(T, H, 512), "lse": f32(T, H) + 8, "dout": bf16(T, H, 512)}
+
+
+def experts(T: int, E: int, F: int) -> dict:
+    """A gate and E experts in bf16"""
+    return {"x": bf16(T, D), "W_g": f32(D, E, std=D**-0.5), "bias": f32(E, std=1e-2),
+            "W_gate": bf16(E, D, F, std=D**-0.5), "W_up": bf16(E, D, F, std=D**-0.5), "W_down": bf16(E, F, D, std=F**-0.5)}  # fmt: skip
+
+
+def _elementwise() -> list[Question]:
+    T = 4096
+    return [
+        Question("rms_norm", "T 4096, D 7168", lambda: {"x": bf16(T, D), "weight": f32(D)}, 4 * T * D),
+        Question("layer_norm", "T 131072, D 128", lambda: {"x": bf16(131072, 128), "weight": f32(128), "bias": f32(128)}, 4 * 131072 * 128),
+        Question("rope", "T 4096, N 128, d_rope 64", lambda: {"x": bf16(T, H, 64), "positions": i32(range(T))}, 4 * T * H * 64),
+        Question("hadamard", "T 4096, N 64, D_I 128", lambda: {"x": bf16(T, 64, 128)}, 4 * T * 64 * 128),
+        Question("act_quant", "T 4096, N 7168", lambda: {"x": bf16(T, D)}, T * D * (3 + 4 / 128)),
+        Question("pack_kv_pages", "S 131072", lambda: {"kv": bf16(131072, 576)}, 131072 * (1152 + 656)),
+        Question("pack_key_pages", "S 131072", lambda: {"k": e4m3(131072, 128), "k_scale": f32(131072)}, 131072 * 264),
+    ]
+
+
+def _indexer() -> list[Question]:
+    T = 4096
+    found = [
+        Question("mla_project", "T 4096", lambda: mla_inputs(T), 0, 2.0 * T * (D * R_Q + R_Q * H * 192 + D * 576), "bf16"),
+        Question("indexer_project", "T 4096", lambda: indexer_weights(T), 0, 2.0 * T * (R_Q * H_I * D_I + D * D_I + D * H_I), "bf16"),
+    ]
+    for T, S in ((2048, 8192), (2048, 32768)):
+        flops = 2.0 * H_I * D_I * pairs(T, S)
+        found.append(Question("indexer_logits", f"{T} x {S}", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * S, flops, "fp8"))
+        found.append(Question("indexer_top_k", f"{T} x {S}, k 2048", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * K, flops, "fp8", {"topk": K}))
+    found.append(Question("indexer_logits_paged", "B 64, S 32768", lambda: paged(64, 32768), 64 * 32768 * (132 + 4), 2.0 * H_I * D_I * 64 * 32768, "copy"))
+    for rows, S in ((1, 131072), (64, 131072), (2048, 8192), (2048, 32768)):
+        end = {"start": torch.zeros(rows, dtype=torch.int32, device="cuda"), "end": i32([S] * rows)}
+        found.append(Question("top_k", f"{rows} x {S}, k 2048", lambda rows=rows, S=S, end=end: {"logits": f32(rows, S)} | end,
+                              4.0 * rows * (S + K), parameters={"topk": K}))  # fmt: skip
+    return found
+
+
+def _attention() -> list[Question]:
+    a_query = 2.0 * H * K * (576 + 512)
+    found = [Question("sparse_prefill", f"T {T}, S {S}, H 128, k 2048", lambda T=T, S=S: attention_inputs(T, S), 0, T * a_query, "bf16")
+             for T, S in ((512, 8192), (512, 131072))]  # fmt: skip
+    found += [Question("sparse_decode", f"B {B}, s_q {s_q}, H 128, k 2048", lambda B=B, s_q=s_q: decode(B, s_q, 8192), 0, B * s_q * a_query,
+                       "bf16", {"R_kv": R_KV}) for B, s_q in ((1, 1), (2, 2), (64, 1))]  # fmt: skip
+    T, S = 128, 8192
+    return found + [
+        Question("dense_attention", "MQA, T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, 0,
+                 2.0 * H * pairs(T, S) * (576 + 512), "bf16", {"mode": "mqa", "causal": True, "d_v": 512}),
+        Question("attention_target", "T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576, std=0.3), "kv": bf16(S, 576, std=0.3)}, 0,
+                 2.0 * H * pairs(T, S) * 576, "bf16"),
+        Question("sparse_attention_backward", "T 128, S 8192, H 128, k 2048", lambda: backward_inputs(T, S), 0,
+                 2.0 * T * H * K * (3 * 576 + 2 * 512), "bf16"),
+        Question("indexer_kl_loss", "T 128, S 8192", lambda: {"q": f32(T, H_I, D_I, std=0.1), "k": f32(S, D_I), "weights": f32(T, H_I, std=0.1),
+                 "p": torch.rand(T, S, device="cuda").tril(S - T).softmax(dim=1)}, 0, 3 * 2.0 * H_I * D_I * pairs(T, S), "bf16"),
+    ]  # fmt: skip
+
+
+def _experts() -> list[Question]:
+    T, E, F = 2048, 32, 2048
+    gate = {"groups": 8, "kept_groups": 4, "active": 8, "route_scale": 2.5, "normalise": True}
+    return [
+        Question("moe_gate", "T 4096, E 256", lambda: {k: v for k, v in experts(4096, 256, 1).items() if k in ("x", "W_g", "bias")},
+                 2.0 * 4096 * D + 4 * D * 256, 2.0 * 4096 * D * 256, "bf16", gate),
+        Question("moe", f"T {T}, E {E}, F {F}, bf16", lambda: experts(T, E, F), 0, 6.0 * T * 8 * D * F, "bf16", gate),
+    ]  # fmt: skip
+
+
+def questions() -> list[Question]:
+    """All timings, in the order of the contract's families."""
+    return _elementwise() + _indexer() + _attention() + _experts()

@@ -1,0 +1,120 @@
+"""The receipts: what was checked and measured of which sources on which GPU. design.md, "GPU results are receipts".
+
+A receipt names the SHA-256 of the sources of each level: the level's file, its op.h and op.cpp, and every file of the
+CUDA tree that those include, at any remove. A row of the table whose sources have changed since says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[1]
+REPOSITORY = TREE.parent
+RECEIPTS = TREE / "bench" / "receipts"
+BEGIN, END = "<!-- receipts: begin -->", "<!-- receipts: end -->"
+
+
+def level_files(op: str) -> dict[int, Path]:
+    """level -> its source"""
+    found = {}
+    for path in sorted((TREE / op).glob("level_*.cu")):
+        found[int(path.name.split("_")[1])] = path
+    return found
+
+
+def included(path: Path, seen: set[Path]) -> set[Path]:
+    """`path` and every file of the repository that it includes, at any remove."""
+    if path in seen or not path.is_file():
+        return seen
+    seen.add(path)
+    for name in re.findall(r'#include "([^"]+)"', path.read_text(encoding="utf-8")):
+        included(REPOSITORY / name, seen)
+        # What a header declares, the source beside it does.
+        for suffix in (".cpp", ".cu"):
+            included((REPOSITORY / name).with_suffix(suffix), seen)
+    return seen
+
+
+def sources_hash(op: str, level: int) -> str:
+    """SHA-256 over the names and bytes of a level's sources."""
+    files: set[Path] = set()
+    for path in (level_files(op)[level], TREE / op / "op.h", TREE / op / "op.cpp"):
+        included(path, files)
+    # A composed op runs the levels of others: all of theirs count.
+    for path in list(files):
+        if path.name == "op.h" and path.parent.name != op:
+            for source in sorted(path.parent.glob("*.c*")):
+                included(source, files)
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(REPOSITORY).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def write(receipt: dict) -> Path:
+    """One file a GPU, replaced as a whole."""
+    RECEIPTS.mkdir(exist_ok=True)
+    name = re.sub(r"[^a-z0-9]+", "_", receipt["gpu"].lower()).strip("_")
+    path = RECEIPTS / f"{name}.json"
+    path.with_suffix(".unfinished").write_text(json.dumps(receipt, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.with_suffix(".unfinished").rename(path)
+    return path
+
+
+def load() -> list[dict]:
+    """All receipts in the tree."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECEIPTS.glob("*.json"))]
+
+
+def table(receipt: dict) -> str:
+    """The receipt as Markdown: one row a timing of the highest level, and of every peer that ran beside it."""
+    made = receipt["made"]
+    c = receipt["ceilings"]
+    lines = [
+        f"{receipt['gpu']}, driver {receipt['driver']}, CUDA {receipt['toolkit']}, {made}. Ceilings of the same run: copy "
+        f"{c['copy_bytes_a_second'] / 1e12:.2f} TB/s, bf16 product {c['bf16_flops_a_second'] / 1e12:.0f} TFLOPS, fp8 product "
+        f"{c['fp8_flops_a_second'] / 1e12:.0f} TFLOPS.",
+        "",
+        "| op | level | cases right | worst error, of its bound | measured on | median, µs | share of the ceiling | peers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for op, entry in sorted(receipt["ops"].items()):
+        for number, level in sorted(entry["levels"].items(), key=lambda item: int(item[0])):
+            stale = "" if level["sources"] == current_hash(op, int(number)) else " (sources changed since)"
+            checks = level["checks"]
+            head = f"| `{op}` | {number}{stale} | {checks['right']} of {checks['cases']} | {checks['worst_ratio']:.2f} |"
+            if not level["times"]:
+                lines.append(head + " | | | |")
+            for time in level["times"]:
+                peers = ", ".join(f"{p['name']} {p['median_us']:.1f}" for p in time.get("peers", []))
+                lines.append(f"{head} {time['shape']} | {time['median_us']:.1f} ± {time['spread_us'] / 2:.1f} | "
+                             f"{time['share']:.2f} of {time['ceiling']} | {peers} |")  # fmt: skip
+                head = "| | | | |"
+    return "\n".join(lines)
+
+
+def current_hash(op: str, level: int) -> str:
+    """The hash of the sources as they are now; empty if the level is gone."""
+    return sources_hash(op, level) if level in level_files(op) else ""
+
+
+def in_page(page: str, text: str) -> str:
+    """`page` with `text` between its markers."""
+    if BEGIN not in page or END not in page:
+        raise ValueError(f"the page must hold {BEGIN} and {END}")
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def main() -> None:
+    """Writes the receipts' tables into docs/gpu-results.md."""
+    page = REPOSITORY / "docs" / "gpu-results.md"
+    text = "\n\n".join(table(receipt) for receipt in load())
+    page.write_text(in_page(page.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

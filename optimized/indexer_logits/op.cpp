@@ -1,0 +1,36 @@
+#include "optimized/indexer_logits/op.h"
+
+#include "optimized/indexer_logits/read.h"
+#include "optimized/support/ladder.h"
+
+namespace dsa {
+namespace {
+
+const Ladder<IndexerLogits> ladder{
+    "indexer_logits",
+    {{"one thread a key", indexer_logits_level_1},
+     {"tensor cores, a key's heads summed in registers", indexer_logits_level_2, indexer_logits_level_2_declines}}};
+
+IndexerLogits read(const dsa_indexer_logits_args& args) {
+    const Case about(args.case_json);
+    Arguments tensors;
+    IndexerLogits call{};
+    read_scoring(about, tensors, args, call);
+    call.logits = tensors.out<float>("logits", args.logits, {"T", "S"});
+    return call;
+}
+
+}  // namespace
+
+void indexer_logits(const IndexerLogits& call) { ladder.run(call); }
+
+}  // namespace dsa
+
+extern "C" {
+int dsa_indexer_logits(const dsa_indexer_logits_args* args) {
+    return dsa::answered([&] { dsa::indexer_logits(dsa::read(*args)); });
+}
+int64_t dsa_indexer_logits_workspace(const dsa_indexer_logits_args* args) {
+    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+}
+}

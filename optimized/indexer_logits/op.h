@@ -1,0 +1,35 @@
+// The lightning indexer's scores: I(t, s) = k_scale(s) sum_j w(t, j) ReLU(q(t, j) . k(s)), -inf outside
+// [start_t, end_t), which is cut to [0, S). spec section 3.
+//
+// level 1  one thread a key: the query's heads in shared memory, float32 products
+// level 2  tensor cores: 128 keys stay in registers while 8 queries pass, a key's heads are summed where they arise
+#pragma once
+
+#include "optimized/support/call.h"
+
+namespace dsa {
+
+struct IndexerLogits {
+    const e4m3* q;  // [T, H_I, D_I]; null where q_bf16 and k_bf16 are given, for Quantizer::none
+    const bf16* q_bf16;
+    const e4m3* k;  // [S, D_I]
+    const bf16* k_bf16;
+    const float* k_scale;       // [S]
+    const float* weights;       // [T, H_I]
+    const std::int32_t* start;  // [T]
+    const std::int32_t* end;    // [T]
+    float* logits;              // [T, S]
+    std::int64_t T, S;
+    int H_I, D_I;
+    bool bf16_scores;  // a score is rounded to bf16
+    Stream stream;
+};
+
+// The chosen level, for layers that hold such a call.
+void indexer_logits(const IndexerLogits& call);
+
+void indexer_logits_level_1(const IndexerLogits& call);
+void indexer_logits_level_2(const IndexerLogits& call);
+std::string indexer_logits_level_2_declines(const IndexerLogits& call);
+
+}  // namespace dsa
