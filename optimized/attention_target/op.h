@@ -17,7 +17,9 @@ struct AttentionTarget {
     float* p;                     // [T, n], n = k or S
     std::int64_t T, S, H, d, n;
     float scale;
-    bool renormalised;  // softmax over all causal positions, then restricted to the set
+    // Softmax over all causal positions, then restricted to the set; a position that the query cannot see has no
+    // probability.
+    bool renormalised;
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;

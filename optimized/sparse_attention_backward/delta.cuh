@@ -18,7 +18,7 @@ namespace backward {
 constexpr int threads = 128;
 
 // A thread has a row of q.
-__global__ inline void __launch_bounds__(threads) delta(SparseAttentionBackward call, float* deltas) {
+static __global__ void __launch_bounds__(threads) delta(SparseAttentionBackward call, float* deltas) {
     const std::int64_t row = std::int64_t{blockIdx.x} * threads + threadIdx.x;
     if (row < call.T * call.H) deltas[row] = dot(call.out + row * call.d_v, call.dout + row * call.d_v, call.d_v);
 }
