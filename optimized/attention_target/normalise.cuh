@@ -14,7 +14,7 @@ struct Shared {
 };
 
 // Block (query).
-__global__ inline void __launch_bounds__(threads) normalise(float* p, std::int64_t n) {
+static __global__ void __launch_bounds__(threads) normalise(float* p, std::int64_t n) {
     Shared& memory = shared<Shared>();
     float* row = p + blockIdx.x * n;  // [n]
     float sum = 0.0F;

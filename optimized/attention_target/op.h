@@ -2,6 +2,7 @@
 // section 7.
 //
 // level 1  a thread a position: each head's softmax, then the sum over heads
+// level 2  a tile of keys for 64 heads; tensor cores
 #pragma once
 
 #include "optimized/support/arguments.h"
@@ -16,7 +17,9 @@ struct AttentionTarget {
     float* p;                     // [T, n], n = k or S
     std::int64_t T, S, H, d, n;
     float scale;
-    bool renormalised;  // softmax over all causal positions, then restricted to the set
+    // Softmax over all causal positions, then restricted to the set; a position that the query cannot see has no
+    // probability.
+    bool renormalised;
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
@@ -25,5 +28,7 @@ struct AttentionTarget {
 std::int64_t attention_target_workspace(const AttentionTarget& call);
 
 void attention_target_level_1(const AttentionTarget& call);
+void attention_target_level_2(const AttentionTarget& call);
+std::string attention_target_level_2_declines(const AttentionTarget& call);
 
 }  // namespace dsa

@@ -16,7 +16,7 @@ struct Shared {
 };
 
 // A query's loss and, where scores were, softmax(I) - p; 0 where there is no candidate. Block (query).
-__global__ inline void __launch_bounds__(threads)
+static __global__ void __launch_bounds__(threads)
     loss_of_query(float* scores, const float* p, std::int64_t n, float* losses, std::int32_t* counts) {
     Shared& memory = shared<Shared>();
     float* row = scores + blockIdx.x * n;      // [n]
@@ -46,7 +46,7 @@ __global__ inline void __launch_bounds__(threads)
 }
 
 // One block: the loss of all queries, and the factor of all gradients.
-__global__ inline void __launch_bounds__(threads)
+static __global__ void __launch_bounds__(threads)
     loss_of_all(const float* losses, const std::int32_t* counts, std::int64_t T, float coefficient, bool mean,
                 float* loss, float* factor) {
     Shared& memory = shared<Shared>();
