@@ -10,7 +10,7 @@
 
 namespace dsa {
 
-// What a block of a split row leaves; null where rows are not split.
+// What a block of a split row leaves; null where rows are not split. With d_v = 0 it is a softmax alone: no out.
 struct AttentionParts {
     float* out;      // [splits, rows H, d_v], under the part's own maximum, not divided
     float* maximum;  // [splits, rows H]
@@ -68,7 +68,8 @@ __device__ inline std::uint32_t pair_of(bf16 low, bf16 high) {
 }
 
 // The column n of the rows k, k + 1, k + 8 and k + 9: the fragment of B = v, which lies row by row.
-__device__ inline void load_b_of_rows(std::uint32_t (&b)[2], const bf16 (&v)[keys_each][pitch], int k, int n) {
+template <int rows>
+__device__ void load_b_of_rows(std::uint32_t (&b)[2], const bf16 (&v)[rows][pitch], int k, int n) {
     b[0] = pair_of(v[k][n], v[k + 1][n]);
     b[1] = pair_of(v[k + 8][n], v[k + 9][n]);
 }
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(threads)
                     const int column = (warp_id() + j * warps) * mma_columns + mma_column(lane_id()) + i;
                     if (column >= d_v) continue;
                     const float x = out[m][j][2 * half + i];
-                    if (parts.out != nullptr)
+                    if (parts.maximum != nullptr)
                         parts.out[(part + row) * d_v + column] = x;
                     else
                         result.out[row * d_v + column] = to_bf16(maximum == minus_infinity() ? 0.0F : x / below);
@@ -232,7 +233,7 @@ __global__ void __launch_bounds__(threads)
     for (int r = static_cast<int>(threadIdx.x); r < rows; r += threads) {
         const std::int64_t row = keys.row(group, r);
         if (row < 0) continue;
-        if (parts.out != nullptr) {
+        if (parts.maximum != nullptr) {
             parts.maximum[part + row] = memory.maximum[r];
             parts.sum[part + row] = memory.sum[r];
             continue;

@@ -14,7 +14,9 @@ std::int64_t attention_target_workspace(const AttentionTarget& call) {
 namespace {
 
 const Ladder<AttentionTarget> ladder{
-    "attention_target", {{"a thread a position", attention_target_level_1, nullptr, attention_target_workspace}}};
+    "attention_target",
+    {{"a thread a position", attention_target_level_1, nullptr, attention_target_workspace},
+     {"tensor cores", attention_target_level_2, attention_target_level_2_declines, attention_target_workspace}}};
 
 AttentionTarget read(const dsa_attention_target_args& args) {
     const Case about(args.case_json);

@@ -2,6 +2,7 @@
 // section 7.
 //
 // level 1  a thread a position: each head's softmax, then the sum over heads
+// level 2  a tile of keys for 64 heads; tensor cores
 #pragma once
 
 #include "optimized/support/arguments.h"
@@ -25,5 +26,7 @@ struct AttentionTarget {
 std::int64_t attention_target_workspace(const AttentionTarget& call);
 
 void attention_target_level_1(const AttentionTarget& call);
+void attention_target_level_2(const AttentionTarget& call);
+std::string attention_target_level_2_declines(const AttentionTarget& call);
 
 }  // namespace dsa

@@ -1,6 +1,6 @@
 """`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
 
-    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--seconds N]
+    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
 
 Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
 """
@@ -8,7 +8,9 @@ Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what wa
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +20,6 @@ from pathlib import Path
 
 import torch
 from touchstone import cases, check
-from touchstone.plugins import Limits, Worker
 
 from . import peers, receipts
 from .library import Library
@@ -35,22 +36,14 @@ def say(text: str) -> None:
 
 
 def checked(op: str, level: int, build: Path) -> dict:
-    """touchstone check of one level: all small cases, and once more under a private seed."""
-    os.environ["DSA_LEVEL"] = str(level)
-    worker = Worker("lib", str(build / "libdsa_optimized.so"), Limits(seconds=120))
-    options = check.Options()
-    try:
-        # Case by case: a level may decline one and take the next.
-        results = [check.check_case(case, worker.run, options) for case in check.questions(cases.choose([op], "small"), options)]
-    finally:
-        worker.close()
-        del os.environ["DSA_LEVEL"]
-    asked = [r for r in results if r.state != "not implemented"]
-    wrong = [r for r in asked if r.state != "right"]
-    for r in wrong[:5]:
-        say(f"  {r.state.upper()} {r.case.name} (private seed {options.private_seed}): {r.sentence}")
-    worst = max((v.ratio for r in asked for v in r.verdicts), default=0.0)
-    return {"cases": len(asked), "right": len(asked) - len(wrong), "declined": len(results) - len(asked), "worst_ratio": worst}
+    """touchstone check of one level, in a process of its own: all small cases, and once more under a private seed."""
+    command = [sys.executable, "-m", "optimized.bench.check_level", op, str(build / "libdsa_optimized.so")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"DSA_LEVEL": str(level)})
+    for line in done.stderr.strip().splitlines()[:5]:
+        say(f"  {op}, level {level}: {line}")
+    if done.returncode not in (0, 1):
+        return {"cases": 1, "right": 0, "declined": 0, "worst_ratio": 0.0}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def small_folders(op: str, most: int) -> list[Path]:
@@ -73,7 +66,7 @@ def rerun(op: str, level: int, build: Path, folders: list[Path]) -> bool:
     for folder in folders:
         done = subprocess.run(program(build, op, folder, level, "--runs", str(RERUNS)), capture_output=True, text=True, check=False)
         if done.returncode not in (0, 77):
-            say(f"  {op}, level {level}: {done.stderr.strip()}")
+            say(f"  {op}, level {level}, run again on {folder.name}: {done.stderr.strip() or f'it exited with {done.returncode}'}")
             return False
     return True
 
@@ -139,6 +132,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
     parser.add_argument("--no-times", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -151,29 +145,37 @@ def main() -> int:
     receipt["ceilings"] = ceilings(clock)
     receipt["overhead_us"] = clock.overhead
     say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
-    good = True
+    todo = []
     for op in options.only or sorted(p.parent.name for p in receipts.TREE.glob("*/op.h")):
-        levels = receipts.level_files(op)
-        if not levels or not library.offers(op):
-            continue
-        folders = small_folders(op, 6)
-        entry = receipt["ops"][op] = {"levels": {}}
-        for level in levels:
-            if time.monotonic() - begin > options.seconds:
-                say(f"no time left for {op}, level {level}: not in the receipt")
-                continue
-            one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
-            one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
-            if not options.no_sanitizers:
-                one["sanitizers"] = sanitized(op, level, options.build, folders[:2])
-            one["times"] = [] if options.no_times else timed(library, op, level, clock, receipt["ceilings"], level == max(levels))
-            entry["levels"][str(level)] = one
-            c = one["checks"]
+        if library.offers(op):
+            todo += [(op, level, small_folders(op, 6)) for level in receipts.level_files(op)]
+
+    def correctness(item) -> dict:
+        op, level, folders = item
+        one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
+        one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
+        if not options.no_sanitizers:
+            one["sanitizers"] = sanitized(op, level, options.build, folders[:2])
+        c = one["checks"]
+        say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
+        return one | {"times": []}
+
+    good = True
+    with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 2)) as pool:
+        for (op, level, _), one in zip(todo, pool.map(correctness, todo)):
+            receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one
             clean = all(v == "clean" for v in one.get("sanitizers", {}).values())
-            right = c["cases"] == c["right"] and one["same_bits_in_runs"] and clean
-            good = good and bool(right)
-            say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
-        receipts.write(receipt)  # what is known so far stays, whatever happens next
+            good = good and one["checks"]["cases"] == one["checks"]["right"] and one["same_bits_in_runs"] > 0 and clean
+    receipts.write(receipt)  # what is known so far stays, whatever happens next
+    say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
+    for op, level, _ in [] if options.no_times else todo:
+        if time.monotonic() - begin > options.seconds:
+            say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
+            continue
+        with_peers = level == max(receipts.level_files(op)) and not options.no_peers
+        times = timed(library, op, level, clock, receipt["ceilings"], with_peers)
+        receipt["ops"][op]["levels"][str(level)]["times"] = times
+        receipts.write(receipt)
     return 0 if good else 1
 
 

@@ -3,6 +3,7 @@
 #include "optimized/attention/candidates.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/attention/softmax.cuh"
+#include "optimized/indexer_kl_loss/dot.cuh"
 #include "optimized/indexer_kl_loss/loss.cuh"
 #include "optimized/indexer_kl_loss/scratch.h"
 #include "optimized/support/ladder.h"
@@ -10,22 +11,15 @@
 namespace dsa {
 namespace {
 
-constexpr int threads = 128;     // candidates, or heads, at once
-constexpr int columns_each = 4;  // of dq or dk, a thread
+constexpr int threads = 128;     // candidates at once
+constexpr int columns_each = 4;  // of dq, a thread
 constexpr int block_columns = threads * columns_each;
 
 struct Shared {
     float sums[32];
     float weight[threads];
     std::int64_t positions[threads];
-    std::int64_t slot;
 };
-
-__device__ float dot(const float* a, const float* b, std::int64_t n) {
-    float sum = 0.0F;
-    for (std::int64_t c = 0; c < n; ++c) sum += a[c] * b[c];
-    return sum;
-}
 
 // I(t, s), -inf where there is no candidate. Block (query, 128 slots).
 __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates candidates, float* scores) {
@@ -82,68 +76,7 @@ __global__ void __launch_bounds__(threads)
     if (threadIdx.x == 0 && blockIdx.y == 0) call.dweights[row] = d_weight;
 }
 
-// What query t gives to the dk of `position`: sum over heads of dI w [dot > 0] q.
-__device__ void add_query(const IndexerKlLoss& call, Shared& memory, std::int64_t t, std::int64_t position,
-                          float d_score, std::int64_t first_column, float (&dk)[columns_each]) {
-    for (std::int64_t first = 0; first < call.H_I; first += threads) {
-        const std::int64_t head = first + threadIdx.x;
-        if (head < call.H_I) {
-            const std::int64_t row = t * call.H_I + head;
-            const float x = dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I);
-            memory.weight[threadIdx.x] = x > 0.0F ? d_score * call.weights[row] : 0.0F;
-        }
-        __syncthreads();
-        const std::int64_t heads = min(std::int64_t{threads}, call.H_I - first);
-#pragma unroll
-        for (int j = 0; j < columns_each; ++j) {
-            const std::int64_t column = first_column + j * threads;
-            if (column >= call.D_I) continue;
-            for (std::int64_t i = 0; i < heads; ++i)
-                dk[j] += memory.weight[i] * call.q[(t * call.H_I + first + i) * call.D_I + column];
-        }
-        __syncthreads();
-    }
-}
-
-// dk, over the queries in their order. Block (position, a part of dk's columns).
-__global__ void __launch_bounds__(threads)
-    gradient_of_key(IndexerKlLoss call, Candidates candidates, const std::uint32_t* bits, const float* d_scores,
-                    const float* factor) {
-    Shared& memory = shared<Shared>();
-    const std::int64_t position = blockIdx.x;
-    const std::int64_t first_column = std::int64_t{blockIdx.y} * block_columns + threadIdx.x;
-    float dk[columns_each] = {};
-    if (candidates.kept == nullptr) {
-        const std::int64_t behind = position - (call.S - call.T);  // the first query that sees it
-        for (std::int64_t t = behind > 0 ? behind : 0; t < call.T; ++t)
-            add_query(call, memory, t, position, *factor * d_scores[t * call.n + position], first_column, dk);
-    } else {
-        const std::int64_t words = (call.T + 31) / 32;
-        for (std::int64_t word = 0; word < words; ++word) {
-            std::uint32_t left = bits[position * words + word];
-            for (; left != 0; left &= left - 1) {
-                const std::int64_t t = word * 32 + __ffs(left) - 1;
-                for (std::int64_t slot = threadIdx.x; slot < call.n; slot += threads)
-                    if (candidates.position(t, slot) == position) memory.slot = slot;  // one has it
-                __syncthreads();
-                add_query(call, memory, t, position, *factor * d_scores[t * call.n + memory.slot], first_column, dk);
-            }
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < columns_each; ++j) {
-        const std::int64_t column = first_column + j * threads;
-        if (column < call.D_I) call.dk[position * call.D_I + column] = dk[j];
-    }
-}
-
 }  // namespace
-
-std::int64_t indexer_kl_loss_workspace(const IndexerKlLoss& call) {
-    Arena arena;
-    const KlScratch scratch(call, arena);
-    return arena.bytes();
-}
 
 void indexer_kl_loss_level_1(const IndexerKlLoss& call) {
     require_workspace(call.workspace, call.workspace_bytes, indexer_kl_loss_workspace(call));
@@ -167,13 +100,7 @@ void indexer_kl_loss_level_1(const IndexerKlLoss& call) {
             .stream = call.stream,
             .blocks_y = parts},
            call, candidates, scratch.d_scores, scratch.factor);
-    launch("gradient_of_key", gradient_of_key,
-           {.blocks = call.S,
-            .threads = threads,
-            .shared_bytes = sizeof(Shared),
-            .stream = call.stream,
-            .blocks_y = parts},
-           call, candidates, scratch.bits, scratch.d_scores, scratch.factor);
+    gradient_of_keys_one_block_each(call, scratch);
 }
 
 }  // namespace dsa

@@ -1,12 +1,22 @@
 #include "optimized/indexer_kl_loss/op.h"
 
+#include "optimized/indexer_kl_loss/scratch.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
+
+std::int64_t indexer_kl_loss_workspace(const IndexerKlLoss& call) {
+    Arena arena;
+    const KlScratch scratch(call, arena);
+    return arena.bytes();
+}
+
 namespace {
 
 const Ladder<IndexerKlLoss> ladder{
-    "indexer_kl_loss", {{"a thread a score", indexer_kl_loss_level_1, nullptr, indexer_kl_loss_workspace}}};
+    "indexer_kl_loss",
+    {{"a thread a score", indexer_kl_loss_level_1, nullptr, indexer_kl_loss_workspace},
+     {"tiles in shared memory", indexer_kl_loss_level_2, indexer_kl_loss_level_2_declines, indexer_kl_loss_workspace}}};
 
 IndexerKlLoss read(const dsa_indexer_kl_loss_args& args) {
     const Case about(args.case_json);

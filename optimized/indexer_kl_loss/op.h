@@ -2,6 +2,7 @@
 // Sums over queries are added in the order of the queries. spec section 7.
 //
 // level 1  a thread a score; one block a head's dq, one block a key's dk, which compute the dots again
+// level 2  a tile of keys in shared memory for 16 heads
 #pragma once
 
 #include "optimized/attention_target/op.h"
@@ -30,5 +31,7 @@ struct IndexerKlLoss {
 std::int64_t indexer_kl_loss_workspace(const IndexerKlLoss& call);
 
 void indexer_kl_loss_level_1(const IndexerKlLoss& call);
+void indexer_kl_loss_level_2(const IndexerKlLoss& call);
+std::string indexer_kl_loss_level_2_declines(const IndexerKlLoss& call);
 
 }  // namespace dsa

@@ -33,4 +33,7 @@ struct KlScratch {
     const float* p(const IndexerKlLoss& call) const { return call.p != nullptr ? call.p : target.p; }
 };
 
+// dk of all keys; bits, d_scores and factor are ready. Levels share it: gradient_of_keys.cu.
+void gradient_of_keys_one_block_each(const IndexerKlLoss& call, const KlScratch& scratch);
+
 }  // namespace dsa

@@ -91,9 +91,19 @@ void project(const IndexerProject& call, int level) {
 void level_1(const IndexerProject& call) { project(call, 1); }
 void level_2(const IndexerProject& call) { project(call, 2); }
 
-const Ladder<IndexerProject> ladder{"indexer_project",
-                                    {{"plain tiles, then one block a vector", level_1, nullptr, scratch_bytes},
-                                     {"tensor cores, then one warp a vector", level_2, nullptr, scratch_bytes}}};
+// The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu. (The head weights, a small
+// product, may take plain tiles.)
+std::string level_2_declines(const IndexerProject& call) {
+    constexpr int piece = 8;
+    for (const std::int64_t size : {call.D, call.R_q})
+        if (size % piece != 0) return sentence("D and R_q must be multiples of ", piece, "; one is ", size);
+    return indexer_vectors_level_2_declines(common_vectors(call));
+}
+
+const Ladder<IndexerProject> ladder{
+    "indexer_project",
+    {{"plain tiles, then one block a vector", level_1, nullptr, scratch_bytes},
+     {"tensor cores, then one warp a vector", level_2, level_2_declines, scratch_bytes}}};
 
 IndexerProject read(const dsa_indexer_project_args& args) {
     const Case about(args.case_json);

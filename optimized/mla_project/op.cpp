@@ -78,9 +78,18 @@ void project(const MlaProject& call, int level) {
 void level_1(const MlaProject& call) { project(call, 1); }
 void level_2(const MlaProject& call) { project(call, 2); }
 
+// The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu.
+std::string level_2_declines(const MlaProject& call) {
+    constexpr int piece = 8;
+    for (const std::int64_t size : {call.D, call.R_q, call.R_kv, call.d_nope, call.d_rope})
+        if (size % piece != 0)
+            return sentence("D, R_q, R_kv, d_nope and d_rope must be multiples of ", piece, "; one is ", size);
+    return {};
+}
+
 const Ladder<MlaProject> ladder{"mla_project",
                                 {{"stage by stage, plain tiles", level_1, nullptr, scratch_bytes},
-                                 {"products on the tensor cores", level_2, nullptr, scratch_bytes}}};
+                                 {"products on the tensor cores", level_2, level_2_declines, scratch_bytes}}};
 
 MlaProject read(const dsa_mla_project_args& args) {
     const Case about(args.case_json);

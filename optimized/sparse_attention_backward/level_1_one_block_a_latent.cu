@@ -3,7 +3,7 @@
 #include "optimized/attention/selected.h"
 #include "optimized/attention/selectors.h"
 #include "optimized/attention/softmax.cuh"
-#include "optimized/sparse_attention_backward/op.h"
+#include "optimized/sparse_attention_backward/delta.cuh"
 #include "optimized/support/arena.h"
 #include "optimized/support/ladder.h"
 #include "optimized/support/launch.h"
@@ -33,18 +33,6 @@ struct Scratch {
         delta = arena.take<float>(call.T * call.H);
     }
 };
-
-__device__ float dot(const bf16* a, const bf16* b, std::int64_t n) {
-    float sum = 0.0F;
-    for (std::int64_t c = 0; c < n; ++c) sum += to_float(a[c]) * to_float(b[c]);
-    return sum;
-}
-
-// delta = sum of out dout. A thread has a row of q.
-__global__ void __launch_bounds__(threads) delta_of_rows(SparseAttentionBackward call, float* delta) {
-    const std::int64_t row = std::int64_t{blockIdx.x} * threads + threadIdx.x;
-    if (row < call.T * call.H) delta[row] = dot(call.out + row * call.d_v, call.dout + row * call.d_v, call.d_v);
-}
 
 // What one position gives to one row of q: p = exp(logit - lse), dscore = p (dout . value - delta) scale, both as the
 // products take them, rounded to bf16.
@@ -147,9 +135,7 @@ void sparse_attention_backward_level_1(const SparseAttentionBackward& call) {
     keep_selected_by_comparing(call.indices, scratch.kept, call.T, call.k, call.S, call.stream);
     mark_selectors(scratch.kept, scratch.bits, call.T, call.k, call.S, call.stream);
     const std::int64_t parts = blocks_for(call.d, block_columns);
-    launch("delta_of_rows", delta_of_rows,
-           {.blocks = blocks_for(call.T * call.H, threads), .threads = threads, .stream = call.stream}, call,
-           scratch.delta);
+    delta_of_rows(call, scratch.delta);
     launch("gradient_of_head", gradient_of_head,
            {.blocks = call.T * call.H,
             .threads = threads,

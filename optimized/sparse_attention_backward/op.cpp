@@ -8,7 +8,9 @@ namespace {
 const Ladder<SparseAttentionBackward> ladder{
     "sparse_attention_backward",
     {{"one block a head, one block a latent", sparse_attention_backward_level_1, nullptr,
-      sparse_attention_backward_workspace_1}}};
+      sparse_attention_backward_workspace_1},
+     {"tensor cores", sparse_attention_backward_level_2, sparse_attention_backward_level_2_declines,
+      sparse_attention_backward_workspace_2}}};
 
 SparseAttentionBackward read(const dsa_sparse_attention_backward_args& args) {
     const Case about(args.case_json);

@@ -2,6 +2,7 @@
 // of the queries: the same bits in every run. spec section 5.
 //
 // level 1  dq: one block a head; dkv: one block a latent, which computes its probabilities again
+// level 2  tensor cores; what a query gives to its latents is written down for some queries at a time, then added
 #pragma once
 
 #include "optimized/support/arguments.h"
@@ -28,5 +29,8 @@ struct SparseAttentionBackward {
 std::int64_t sparse_attention_backward_workspace_1(const SparseAttentionBackward& call);
 
 void sparse_attention_backward_level_1(const SparseAttentionBackward& call);
+void sparse_attention_backward_level_2(const SparseAttentionBackward& call);
+std::string sparse_attention_backward_level_2_declines(const SparseAttentionBackward& call);
+std::int64_t sparse_attention_backward_workspace_2(const SparseAttentionBackward& call);
 
 }  // namespace dsa

@@ -1,6 +1,7 @@
 // dsa-optimized (on a GPU) and dsa-simulated (on the simulator): one op on the files of a folder, as the oracle calls a
 // plug-in. docs/case-format.md.
 #include <CLI/CLI.hpp>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -47,7 +48,8 @@ class Call {
         require(description.is_object() && description.value("tensors", json()).is_object(), (in_dir / "case.json").string(),
                 " must be a JSON object with \"tensors\", as docs/case-format.md describes it");
         case_json_ = description.dump();
-        for (const auto& [name, value] : description.value("parameters", json::object()).items())
+        const json parameters = description.value("parameters", json::object());
+        for (const auto& [name, value] : parameters.items())
             if (value.is_number_integer()) sizes_[name] = value;
         for (const auto& [name, tensor] : description["tensors"].items()) read(name, tensor, in_dir);
         for (const Field& field : op.fields)
@@ -57,7 +59,7 @@ class Call {
             sizes_.emplace(name, value);
         if (sizes_.contains("d")) sizes_.emplace("d_v", std::min<std::int64_t>(512, sizes_["d"]));
         sizes_.emplace("k_or_S", sizes_.contains("k") ? sizes_["k"] : sizes_["S"]);
-        fill(description.value("parameters", json::object()));
+        fill(parameters);
         const bool quantises = quantiser_of(description) != "none";
         for (const Field& field : op.fields)
             if (field.kind == FieldKind::output)
@@ -85,6 +87,7 @@ class Call {
                 if (!tensor.memory->guards_are_whole())
                     refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond ", name);
         if (!workspace_->guards_are_whole()) refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond its workspace");
+        refuse_told_nan();
     }
     // The function itself, on a stream.
     void start(Stream stream) {
@@ -112,6 +115,19 @@ class Call {
     template <class T>
     T& at(std::size_t offset) {
         return *reinterpret_cast<T*>(struct_.data() + offset);
+    }
+
+    // A selection tells a row's first NaN score in its first slot: optimized/top_k/op.h.
+    void refuse_told_nan() const {
+        const auto found = outputs_.find("indices");
+        if (found == outputs_.end()) return;
+        const std::vector<std::byte> bytes = found->second.memory->read();
+        const std::int64_t k = found->second.shape[1];
+        for (std::int64_t t = 0; t < found->second.shape[0]; ++t) {
+            std::int32_t first = 0;
+            std::memcpy(&first, bytes.data() + t * k * static_cast<std::int64_t>(sizeof first), sizeof first);
+            require(first >= -1, "logits[", t, ", ", -2 - std::int64_t{first}, "] is NaN: a score must be a number");
+        }
     }
 
     static std::string quantiser_of(const json& description) {

@@ -1,0 +1,43 @@
+#include "optimized/top_k/op.h"
+
+#include "optimized/support/ladder.h"
+#include "optimized/top_k/read.h"
+
+namespace dsa {
+namespace {
+
+const Ladder<TopK> ladder{
+    "top_k",
+    {{"4 digits of 8 bits along the row", top_k_level_1}, {"11 bits a digit, survivors on chip", top_k_level_2}}};
+
+TopK read(const dsa_top_k_args& args) {
+    const Case about(args.case_json);
+    Arguments tensors;
+    TopK call{};
+    call.k = read_k(about, tensors, args.topk);
+    call.logits = tensors.in<float>("logits", args.logits, {"T", "S"});
+    call.start = tensors.in<std::int32_t>("start", args.start, {"T"});
+    call.end = tensors.in<std::int32_t>("end", args.end, {"T"});
+    call.indices = tensors.out<std::int32_t>("indices", args.indices, {"T", "topk"});
+    call.T = tensors.size("T");
+    call.S = tensors.size("S");
+    require_positions(call.S);
+    call.nan_as_minus_infinity = about.conventions().nan_as_minus_infinity;
+    call.stream = args.stream;
+    return call;
+}
+
+}  // namespace
+
+void top_k(const TopK& call) { ladder.run(call); }
+
+}  // namespace dsa
+
+extern "C" {
+int dsa_top_k(const dsa_top_k_args* args) {
+    return dsa::answered([&] { dsa::top_k(dsa::read(*args)); });
+}
+int64_t dsa_top_k_workspace(const dsa_top_k_args* args) {
+    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+}
+}

@@ -1,0 +1,34 @@
+// The k best candidates of each row, exactly: higher score first, equal scores by the lower position, -0.0 equal to
+// 0.0, -inf after all finite scores; returned by ascending position, -1 in unused slots. Candidates of row t are
+// [start_t, end_t), cut to [0, S). spec section 4.
+//
+// A NaN score. Nothing is read back during a call, so a row tells it by itself: by default its first slot holds -2 -
+// s, s being the position of the row's first NaN, and the others -1. No reader of indices takes those for positions,
+// and dsa-optimized makes the sentence of them. By the convention nan_scores = -inf a NaN ranks as -inf instead.
+//
+// level 1  one block a row finds the k-th best by 4 passes, 8 bits of the score's order each, then writes in order
+// level 2  16 bytes a load and 11 bits a pass; what can still be among the best moves to shared memory after the
+// first
+#pragma once
+
+#include "optimized/support/call.h"
+
+namespace dsa {
+
+struct TopK {
+    const float* logits;        // [T, S]
+    const std::int32_t* start;  // [T]
+    const std::int32_t* end;    // [T]
+    std::int32_t* indices;      // [T, k]
+    std::int64_t T, S, k;
+    bool nan_as_minus_infinity;
+    Stream stream;
+};
+
+// The chosen level, for layers that hold such a call.
+void top_k(const TopK& call);
+
+void top_k_level_1(const TopK& call);
+void top_k_level_2(const TopK& call);
+
+}  // namespace dsa

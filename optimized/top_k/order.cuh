@@ -1,0 +1,44 @@
+// Scores as whole numbers of the same order, and where a block's threads stand among each other.
+#pragma once
+
+#include "optimized/hopper/device.h"
+
+namespace dsa {
+
+__device__ inline bool is_nan(float score) { return !(score == score); }
+
+// A better score has a larger key; equal scores, 0.0 and -0.0 among them, have equal ones; NaN has that of -inf.
+__device__ inline std::uint32_t key_of(float score) {
+    constexpr std::uint32_t sign = 0x80000000U;
+    constexpr std::uint32_t key_of_minus_infinity = 0x007fffffU;
+    if (is_nan(score)) return key_of_minus_infinity;
+    if (score == 0.0F) return sign;
+    const std::uint32_t bits = __float_as_uint(score);
+    return (bits & sign) != 0 ? ~bits : bits | sign;
+}
+
+// The sum of the values of all threads before this one, and of all. `scratch` has a place a warp and may be used
+// again at once.
+struct SumBefore {
+    std::uint32_t before, all;
+};
+__device__ inline SumBefore sum_before(std::uint32_t value, std::uint32_t (&scratch)[32]) {
+    std::uint32_t sum = value;
+#pragma unroll
+    for (unsigned delta = 1; delta < warp_size; delta *= 2) {
+        const std::uint32_t other = __shfl_up_sync(all_lanes, sum, delta);
+        if (lane_id() >= static_cast<int>(delta)) sum += other;
+    }
+    if (lane_id() == warp_size - 1) scratch[warp_id()] = sum;
+    __syncthreads();
+    SumBefore result{sum - value, 0};
+    const int warps = static_cast<int>(blockDim.x) / warp_size;
+    for (int w = 0; w < warps; ++w) {
+        if (w < warp_id()) result.before += scratch[w];
+        result.all += scratch[w];
+    }
+    __syncthreads();
+    return result;
+}
+
+}  // namespace dsa
