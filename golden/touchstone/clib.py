@@ -16,7 +16,8 @@ from .memory import Guarded, memory_of, require_whole
 from .plugins import NOT_IMPLEMENTED
 from .telling.inputs import Inputs
 
-DTYPES = {name: i for i, name in enumerate(dtypes.STORAGE)}
+DTYPE_NAMES = list(dtypes.STORAGE)
+DTYPES = {name: i for i, name in enumerate(DTYPE_NAMES)}
 MAX_RANK = 4
 WHOLE = ("topk", "d_v", "R_kv", "block", "d_rope", "groups", "kept_groups", "active", "normalise", "causal", "simulate_fp8")
 REAL = ("scale", "eps", "route_scale")
@@ -143,7 +144,7 @@ class Stages:
         try:
             about = tensor.contents
             shape = tuple(about.shape[: about.rank])
-            dtype = dtypes.storage(list(DTYPES)[about.dtype])
+            dtype = dtypes.storage(DTYPE_NAMES[about.dtype])
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             self.memory.synchronise()
             data = self.memory.read(about.data, size) if size else b""
@@ -241,8 +242,8 @@ class Library:
         else:
             status, shown = function(ctypes.byref(args)), {}
         if status == NOT_IMPLEMENTED:
-            raise NotImplementedError(self._error())
-        require(status == 0, f"dsa_{op} returned {status}: {self._error() or 'and said nothing'}")
+            raise NotImplementedError(self.error())
+        require(status == 0, f"dsa_{op} returned {status}: {self.error() or 'and said nothing'}")
         return shown
 
     @staticmethod
@@ -260,14 +261,15 @@ class Library:
             function.restype = ctypes.c_int64
             size = function(ctypes.byref(args))
             if size == -NOT_IMPLEMENTED:
-                raise NotImplementedError(self._error())
-            require(size >= 0, f"dsa_{op}_workspace returned {size}: {self._error() or 'and said nothing'}")
+                raise NotImplementedError(self.error())
+            require(size >= 0, f"dsa_{op}_workspace returned {size}: {self.error() or 'and said nothing'}")
             require(size <= 1 << 40, f"dsa_{op}_workspace must return a number of bytes; it returned {size}")
         workspace = self._held(held, (size,), np.dtype(np.uint8))
         args.workspace, args.workspace_bytes = workspace.address, size
         return workspace
 
-    def _error(self) -> str:
+    def error(self) -> str:
+        """The sentence of the last call that failed."""
         if not hasattr(self.library, "dsa_last_error"):
             return ""
         self.library.dsa_last_error.restype = ctypes.c_char_p

@@ -41,6 +41,9 @@ class HostMemory:
     def read(self, address: int, size: int) -> bytes:
         return ctypes.string_at(address, size)
 
+    def copy(self, to: int, address: int, size: int) -> None:
+        ctypes.memmove(to, address, size)
+
     def fill(self, address: int, size: int, byte: int) -> None:
         ctypes.memset(address, byte, size)
 
@@ -91,6 +94,9 @@ class DeviceMemory:
         data = ctypes.create_string_buffer(size)
         self._call("cuMemcpyDtoH_v2", data, ctypes.c_uint64(address), ctypes.c_size_t(size))
         return data.raw
+
+    def copy(self, to: int, address: int, size: int) -> None:
+        self._call("cuMemcpyDtoD_v2", ctypes.c_uint64(to), ctypes.c_uint64(address), ctypes.c_size_t(size))
 
     def fill(self, address: int, size: int, byte: int) -> None:
         self._call("cuMemsetD8_v2", ctypes.c_uint64(address), ctypes.c_ubyte(byte), ctypes.c_size_t(size))

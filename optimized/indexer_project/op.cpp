@@ -1,7 +1,6 @@
 #include "optimized/indexer_project/op.h"
 
-#include <cmath>
-
+#include "optimized/indexer_project/read.h"
 #include "optimized/layer_norm/op.h"
 #include "optimized/linear/linear.h"
 #include "optimized/support/arena.h"
@@ -108,7 +107,6 @@ const Ladder<IndexerProject> ladder{
 
 IndexerProject read(const dsa_indexer_project_args& args) {
     const Case about(args.case_json);
-    const Conventions& conventions = about.conventions();
     Arguments tensors;
     IndexerProject call{};
     call.x = tensors.in<bf16>("x", args.x, {"T", "D"});
@@ -122,8 +120,7 @@ IndexerProject read(const dsa_indexer_project_args& args) {
         call.W_w_float32 = tensors.in<float>("W_w", args.W_w, {"D", "H_I"});
     else
         call.W_w = tensors.in<bf16>("W_w", args.W_w, {"D", "H_I"});
-    call.quantizer = conventions.quantizer;
-    if (call.quantizer == Quantizer::none) {
+    if (about.conventions().quantizer == Quantizer::none) {
         call.q_bf16 = tensors.out<bf16>("q", args.q, {"T", "H_I", "D_I"});
         call.k_bf16 = tensors.out<bf16>("k", args.k, {"T", "D_I"});
     } else {
@@ -137,20 +134,9 @@ IndexerProject read(const dsa_indexer_project_args& args) {
     call.R_q = tensors.size("R_q");
     call.H_I = tensors.size("H_I");
     call.D_I = tensors.size("D_I");
-    require(call.H_I > 0 && call.D_I > 0 && call.D_I <= widest_indexer_vector, "indexer_project takes heads of 1 to ",
-            widest_indexer_vector, " numbers, one head at least; H_I is ", call.H_I, ", D_I ", call.D_I);
-    call.hadamard = conventions.hadamard;
-    require(!call.hadamard || (call.D_I & (call.D_I - 1)) == 0,
-            "the Hadamard transform needs a power of two; D_I is ", call.D_I);
-    const std::int64_t d_rope = about.whole("d_rope", args.d_rope, 64);
-    require(d_rope <= call.D_I, "d_rope must be at most D_I = ", call.D_I, "; it is ", d_rope);
-    call.rope = rope_table(about.rope(), d_rope);
-    call.layout = conventions.indexer_rope;
+    call.rope = rope_table(about.rope(), about.whole("d_rope", args.d_rope, 64));
     call.eps = static_cast<float>(about.number("eps", args.eps, 1e-6));
-    const double m = conventions.yarn_mscale_in_indexer ? about.rope().yarn_mscale() : 1.0;
-    call.factor = static_cast<float>(m * m / std::sqrt(static_cast<double>(call.H_I * call.D_I)));
-    call.weights_bf16 = conventions.weights_proj_bf16;
-    call.ue8m0 = conventions.ue8m0;
+    read_indexer_conventions(about, call);
     call.workspace = args.workspace;
     call.workspace_bytes = args.workspace_bytes;
     call.stream = args.stream;

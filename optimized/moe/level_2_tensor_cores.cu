@@ -1,5 +1,5 @@
-// Level 2. The same chain, its products on the tensor cores: bf16, or e4m3 with one scale for 128 numbers of k; the gate's
-// scores stay float32 products, split over blocks.
+// Level 2. The same chain, its products on the tensor cores: bf16, or e4m3 with one scale for 128 numbers of k; the
+// gate's scores stay float32 products, split over blocks.
 #include "optimized/moe/op.h"
 
 namespace dsa {

@@ -44,11 +44,14 @@ SparsePrefill read(const dsa_sparse_prefill_args& args) {
 }
 
 }  // namespace
+
+void sparse_prefill(const SparsePrefill& call) { ladder.run(call); }
+
 }  // namespace dsa
 
 extern "C" {
 int dsa_sparse_prefill(const dsa_sparse_prefill_args* args) {
-    return dsa::answered([&] { dsa::ladder.run(dsa::read(*args)); });
+    return dsa::answered([&] { dsa::sparse_prefill(dsa::read(*args)); });
 }
 int64_t dsa_sparse_prefill_workspace(const dsa_sparse_prefill_args* args) {
     return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });

@@ -19,6 +19,8 @@ struct SparsePrefill {
     Stream stream;
 };
 
+// The chosen level, for layers that hold such a call.
+void sparse_prefill(const SparsePrefill& call);
 std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
 
 void sparse_prefill_level_1(const SparsePrefill& call);
