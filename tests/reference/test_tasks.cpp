@@ -109,14 +109,14 @@ TEST_CASE("all keys at once fill a sequence to its last token") {
 
 TEST_CASE("keys that are alike come from a few families and members, any of them") {
     const auto task = recall(3, 4, 3, "none", 40, 2);
-    std::set<int> families;
+    std::set<int> families, members_seen;
     for (std::uint64_t number = 0; number < 40; ++number) {
         const Sequence s = task->train(3, number, 40);
         check(s, 3, 4, 3, "none", 2);
-        for (Index t = 0; t < 40; ++t)
-            if (is_family(s.tokens[t])) families.insert(s.tokens[t]);
+        for (Index t = 0; t < 40; ++t) (is_family(s.tokens[t]) ? families : members_seen).insert(s.tokens[t]);
     }
     CHECK(families.size() == 3);
+    for (int member = 0; member < members; ++member) CHECK(members_seen.count(2 + member) == 1);
     CHECK_THROWS_AS(recall(3, 5, 3, "none", 40, 2), Refusal);
     CHECK_THROWS_AS(recall(3, 4, 3, "none", 40, 4), Refusal);
     CHECK_THROWS_AS(recall(0, 4, 3, "none", 40, 2), Refusal);
