@@ -3,7 +3,7 @@
 
 golden/mistakes has every mistake twice: as a changed method of the NumPy telling, and as changed lines of the C++
 reference. This applies the latter to a copy of the sources (tools/variants.py), builds, and runs `touchstone check`'s
-own functions on the result. Both tellings must make the same mistake. Some minutes on two cores.
+own functions on the result. Both tellings must make the same mistake. Some minutes on two cores. The reference must be built (`make reference`), and the small set made.
 
     tools/mistakes.py [NAME...]
 """
@@ -27,11 +27,11 @@ from touchstone.verdict import Golden  # noqa: E402
 LARGE_ONLY = {"offsets_in_32_bits": "sparse_decode/beyond_2_gib"}  # no small case shows these
 
 
-def wrong_texts(mistake, copy: variants.Copy) -> dict[Path, str]:
+def wrong_texts(mistake) -> dict[Path, str]:
     """The files of a mistake, as they are by mistake."""
     texts: dict[Path, str] = {}
     for file, right, wrong in mistake.reference:
-        text = texts.get(Path(file)) or (copy.source / file).read_text()
+        text = texts.get(Path(file)) or (variants.REPOSITORY / file).read_text()
         if text.count(right) != 1:
             raise SystemExit(f"{file} must hold this once, to be changed:\n{right}")
         texts[Path(file)] = text.replace(right, wrong)
@@ -49,10 +49,13 @@ def asked_about(name: str) -> list[cases.Case]:
     raise SystemExit(f"no small case shows {name}")
 
 
-def verdict(name: str, program: Path, options: check.Options) -> str:
+def verdict(name: str, copy: variants.Copy, options: check.Options) -> str:
     """What the oracle says of the C++ mistake, in a word: "named", or what went wrong."""
     chosen = asked_about(name)
-    results = check.check_all(chosen, Program(program).run, options)
+    long = any("long" in case.flags for case in chosen)
+    if complaint := copy.build(variants.units()[chosen[0].op], wrong_texts(catalogue()[name]), "-O1" if long else "-O0"):
+        return complaint
+    results = check.check_all(chosen, Program(copy.program).run, options)
     if check.status(results) != 1:
         return "NOT CAUGHT"
     if catalogue()[name].unsteady:
@@ -66,13 +69,12 @@ def main() -> int:
     """Every mistake, or those that are named."""
     os.nice(10)
     names = sys.argv[1:] or list(catalogue())
-    copy = variants.Copy("mistakes", "-O1")
+    copy = variants.Copy("mistakes")
     options = check.Options(private=0)
     bad = 0
     for name in names:
         begin = time.monotonic()
-        with copy.changed(wrong_texts(catalogue()[name], copy)):
-            word = copy.build() or verdict(name, copy.plugin(), options)
+        word = verdict(name, copy, options)
         bad += word != "named"
         print(f"{name:36} {word}  ({time.monotonic() - begin:.0f} s)", flush=True)
     print(f"{len(names) - bad} of {len(names)} mistakes in C++ are called by their names")

@@ -2,7 +2,7 @@
 """Are the cases sharp enough? Changes one token of a formula at a time, and asks whether a golden notices.
 
     tools/mutants.py numpy              every mutant of the NumPy telling, in minutes
-    tools/mutants.py cpp --count 60     a sample of the C++ reference's, some 20 s each
+    tools/mutants.py cpp --count 60     a sample of the C++ reference's, some 10 s each; `make reference` first
 
 A mutant is one of: sign (+ for -), product (* for /), comparison (< for <=), constant (n + 1, 2 x), extreme (max for min),
 rounding (a bf16 store left out), condition (and for or, not dropped). It is killed if any case of the small set gives a
@@ -222,10 +222,11 @@ def uncalled(texts: dict[Path, str]) -> dict[Path, list[range]]:
     return found
 
 
-def cpp_sites(original: variants.Copy) -> tuple[list[tuple], str]:
+def cpp_sites() -> tuple[list[tuple], str]:
     """(file, offset, length, new text, what) of every site that a golden can see, and what was left out."""
     sites, roundings, unreachable = [], 0, []
-    texts = {file: (original.source / file).read_text() for file in sorted(original.sources())}
+    read = set().union(*(variants.included(variants.OPS / unit) for unit in variants.units().values()))
+    texts = {file: (REPOSITORY / file).read_text() for file in sorted(read)}
     dead = uncalled(texts)
     for file, text in texts.items():
         if file.suffix != ".h" or file.parts[1] not in HEADERS:
@@ -243,41 +244,53 @@ def cpp_sites(original: variants.Copy) -> tuple[list[tuple], str]:
                     replacement = new if new is not None else str(float(match[0]) * 2) if "." in match[0] else str(int(match[0]) + 1)
                     sites.append((file, match.start(), len(match[0]), replacement, what))
     return sites, (f"{len(sites)} sites; left out are {roundings} stores, since more precision is right, and "
-                   f"{len(unreachable)} sites in functions that no op calls ({', '.join(unreachable)})")  # fmt: skip
+                   f"{len(unreachable)} sites in functions that no op calls ({', '.join(dict.fromkeys(unreachable))})")  # fmt: skip
+
+
+def units_of(file: Path, units: list[str]) -> list[str]:
+    """The files of ops that read this one: those that name it first, whole layers last."""
+    reading = [unit for unit in units if file in variants.included(variants.OPS / unit)]
+    return sorted(reading, key=lambda unit: (unit == "layers.cpp", str(file) not in (REPOSITORY / variants.OPS / unit).read_text()))
 
 
 def run_cpp(arguments) -> list[tuple]:
     """(file, place, the case that kills it, "does not compile", or nothing)"""
-    original = variants.Copy("mutants", "-O0")
-    sites, left_out = cpp_sites(original)
+    sites, left_out = cpp_sites()
     print(left_out, flush=True)
-    sites = sorted(random.Random(arguments.seed).sample(sites, arguments.count))
-    chosen = [c for c in cases.choose([], "small") if "long" not in c.flags]
-    if case := killer_of(chosen, original.plugin()):
-        raise SystemExit(f"{case} finds the unchanged reference wrong: no mutant can be judged by it")
+    copy_of_ours = variants.Copy(f"mutants-{arguments.seed}")
+    ops: dict[str, list[str]] = {}
+    for op, unit in variants.units().items():
+        ops.setdefault(unit, []).append(op)
     results = []
-    recent: list[cases.Case] = []  # what killed the last mutants kills the next one, most likely
-    for file, offset, length, new, what in sites:
-        text = (original.source / file).read_text()
+    unchanged: set[str] = set()
+    for file, offset, length, new, what in random.Random(arguments.seed).sample(sites, arguments.count):
+        text = (REPOSITORY / file).read_text()
         line = text.count("\n", 0, offset) + 1
         place = f"line {line}: {what}: {text.splitlines()[line - 1].strip()[:90]}  [{text[offset : offset + length].strip()} -> {new.strip()}]"
-        with original.changed({file: text[:offset] + new + text[offset + length :]}):
-            killer = "does not compile" if original.build() else killer_of(recent + [c for c in chosen if c not in recent], original.plugin())
-        recent = [c for c in chosen if c.name == killer] + [c for c in recent if c.name != killer][:5]
+        killer = ""
+        for unit in units_of(file, list(ops)):
+            chosen = [c for op in ops[unit] if op in contract.OPS for c in cases.choose([op], "small") if "long" not in c.flags]
+            if unit not in unchanged:
+                if (complaint := copy_of_ours.build(unit, {})) or (complaint := killer_of(chosen, copy_of_ours.program)):
+                    raise SystemExit(f"the unchanged {unit} is not right, so no mutant can be judged by it: {complaint}")
+                unchanged.add(unit)
+            changed = {file: text[:offset] + new + text[offset + length :]}
+            killer = "does not compile" if copy_of_ours.build(unit, changed) else killer_of(chosen, copy_of_ours.program)
+            if killer:
+                break
         results.append((str(file), place, killer))
         print(f"{'survives' if not killer else 'killed  '}: {file} {place}  {killer}", flush=True)
     return results
 
 
 def killer_of(chosen, plugin: Path) -> str:
-    """The first case that finds the last build wrong."""
+    """The first case that finds a program wrong."""
     program = Program(plugin, Limits(20.0))
-    tiers = [check.Options(private=0, runs=1, tier=tier) for tier in ("deployed", "exact")]
     for case in chosen:
-        for options in tiers:
-            if options.tier == "exact" and contract.OPS[case.op].staged:
+        for tier in ("deployed", "exact"):
+            if tier == "exact" and contract.OPS[case.op].staged:
                 continue
-            if check.check_case(case, program.run, options).state != "right":
+            if check.check_case(case, program.run, check.Options(private=0, runs=1, tier=tier)).state != "right":
                 return case.name
     return ""
 

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,12 +136,18 @@ def test_a_layer_that_shows_its_choices_only_is_judged_from_end_to_end(goldens):
 
 
 def test_the_mistakes_in_cpp_fit_the_sources():
-    """Each change of the C++ reference that a mistake names stands there exactly once. tools/mistakes.sh builds them."""
+    """Each change of the C++ reference that a mistake names stands there exactly once. tools/mistakes.py builds them."""
     for name, mistake in catalogue().items():
         assert mistake.reference, f"{name} has no C++ variant"
         for file, right, wrong in mistake.reference:
             assert (REPOSITORY / file).read_text().count(right) == 1, f"{name}: {file} must hold this once:\n{right}"
             assert right != wrong
+
+
+def test_a_mistake_in_cpp_is_called_by_its_name(goldens):
+    """tools/mistakes.py on one of them: the one whose name hangs on what is right without it."""
+    ran = subprocess.run([sys.executable, REPOSITORY / "tools" / "mistakes.py", "hadamard_after_quantisation"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0 and "1 of 1 mistakes in C++ are called by their names" in ran.stdout, ran.stdout + ran.stderr
 
 
 def test_the_catalogue_in_the_book_is_current():
