@@ -1,7 +1,7 @@
 """The indexer's inputs are not detached: its loss trains the main model too.
 
 The indexer reads the hidden states and the query latent. Without a detach the KL loss flows on into the projections that
-made them, and the model bends to what its indexer can predict. The language loss suffers slowly; the KL falls, as it should.
+made them, and the model bends to what its indexer can predict. In warm-up nothing shows: the main model is frozen.
 """
 
 from touchstone.mistakes import Mistake
@@ -10,7 +10,7 @@ from touchstone.mistakes import Mistake
 class GradientLeaksIntoTheMainModel(Mistake):
     row = "target of the KL loss averaged before softmax, or not renormalised on the selected set; gradient leaking into the main model"
     source = "Megatron-LM#4894"
-    shows = "the KL falls faster than it should, at the language loss's expense"
+    shows = "the main model's gradients are no longer those of the language loss alone"
     ops = ("training_step",)
     # The same mistake in C++: (file, what stands there, what stands there by mistake).
     reference = (
