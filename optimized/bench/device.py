@@ -166,6 +166,15 @@ def main() -> int:
             receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one
             clean = all(v == "clean" for v in one.get("sanitizers", {}).values())
             good = good and one["checks"]["cases"] == one["checks"]["right"] and one["same_bits_in_runs"] > 0 and clean
+    command = [sys.executable, "-m", "optimized.bench.trained_model", str(options.build / "libdsa_optimized.so")]
+    model = subprocess.run(command, capture_output=True, text=True, check=False)
+    good = good and model.returncode == 0
+    if model.stdout.strip():
+        receipt["trained_model"] = json.loads(model.stdout.splitlines()[-1])
+        for p in receipt["trained_model"]:
+            say(f"{p['passage']}: {'the same' if p['same'] else 'NOT THE SAME'} {p['tokens']} tokens as the reference: {p['text']!r}")
+    else:
+        say(f"the trained model did not run: {model.stderr.strip().splitlines()[-1:]}")
     receipts.write(receipt)  # what is known so far stays, whatever happens next
     say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
     for op, level, _ in [] if options.no_times else todo:
