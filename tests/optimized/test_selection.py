@@ -180,8 +180,7 @@ def test_a_page_that_is_not_there_is_not_read(tmp_path, level):
 
 
 SENTENCES = {
-    "top_k without k": ("top_k", {}, "the parameter topk must say"),
-    "top_k of -1": ("top_k", {"topk": -1}, "the parameter topk must say"),
+    "top_k without k": ("top_k", {}, "the size topk of the axis topk is not known"),
     "rope beyond the vector": ("indexer_project", {"d_rope": 80}, "d_rope must be at most D_I = 64; it is 80"),
     "an odd rope": ("indexer_project", {"d_rope": 33}, "must be even"),
     "pages of rows": ("indexer_logits_paged", {}, "a page of k_pages must have 64 (D_I + 4) = 4352 bytes"),
