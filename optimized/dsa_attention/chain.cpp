@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "optimized/dsa_attention/op.h"
+#include "optimized/indexer_top_k/op.h"
 #include "optimized/linear/linear.h"
 #include "optimized/support/arena.h"
 #include "optimized/support/at_level.h"
@@ -21,7 +22,7 @@ struct Scratch {
     void* k;                    // [S, D_I]
     float* k_scale;             // [S]
     std::int32_t *start, *end;  // [T]
-    float* logits;              // [T, S]
+    float* logits;              // [T, S], at level 1
     std::int32_t* indices;      // [T, topk]
     bf16* q;                    // [T, H, d]
     bf16* out;                  // [T, H, R_kv]
@@ -47,7 +48,26 @@ SparsePrefill attention_of(const DsaAttention& call) {
     return attention;
 }
 
-Scratch lay_out(Arena& arena, const DsaAttention& call) {
+// The scores that a selection is made from; where they lie, and what they are made of, comes with the scratch.
+IndexerLogits scores_of(const DsaAttention& call) {
+    IndexerLogits scores{};
+    scores.T = call.T;
+    scores.S = call.S();
+    scores.H_I = static_cast<int>(call.indexer.H_I);
+    scores.D_I = static_cast<int>(call.indexer.D_I);
+    scores.bf16_scores = call.bf16_scores;
+    scores.stream = call.stream;
+    return scores;
+}
+IndexerTopK selection_of(const DsaAttention& call, const IndexerLogits& scores) {
+    IndexerTopK selection{};
+    selection.scoring = scores;
+    selection.k = call.topk;
+    selection.nan_as_minus_infinity = call.nan_as_minus_infinity;
+    return selection;
+}
+
+Scratch lay_out(Arena& arena, const DsaAttention& call, int level) {
     const std::int64_t T = call.T, H = call.mla.H;
     Scratch s{};
     s.c_q = arena.take<bf16>(T * call.mla.R_q);
@@ -63,7 +83,7 @@ Scratch lay_out(Arena& arena, const DsaAttention& call) {
     s.k_scale = arena.take<float>(call.S());
     s.start = arena.take<std::int32_t>(T);
     s.end = arena.take<std::int32_t>(T);
-    s.logits = arena.take<float>(T * call.S());
+    if (level == 1) s.logits = arena.take<float>(T * call.S());
     s.indices = arena.take<std::int32_t>(T * call.topk);
     s.q = arena.take<bf16>(T * H * call.d());
     s.out = arena.take<bf16>(T * H * call.mla.R_kv);
@@ -71,7 +91,8 @@ Scratch lay_out(Arena& arena, const DsaAttention& call) {
     s.max_logit = arena.take<float>(T * H);
     s.heads = arena.take<bf16>(T * H * call.d_v);
     s.of_parts_bytes = std::max({mla_project_workspace(call.mla), indexer_project_workspace(call.indexer),
-                                 sparse_prefill_workspace(attention_of(call))});
+                                 sparse_prefill_workspace(attention_of(call)),
+                                 level == 1 ? 0 : indexer_top_k_workspace(selection_of(call, scores_of(call)))});
     s.of_parts = arena.take<unsigned char>(s.of_parts_bytes);
     return s;
 }
@@ -125,9 +146,10 @@ void extend_context(const DsaAttention& call, const Scratch& s) {
     copy_bytes(call.cache_kv, s.kv, call.C * call.d() * static_cast<std::int64_t>(sizeof(bf16)), call.stream);
 }
 
-void select(const DsaAttention& call, const Scratch& s) {
+// The best positions of each query: at level 1 from the scores of all candidates, above without any [T, S] tensor.
+void select(const DsaAttention& call, const Scratch& s, int level) {
     causal_candidates(call, s.start, s.end);
-    IndexerLogits scores{};
+    IndexerLogits scores = scores_of(call);
     if (quantises(call)) {
         scores.q = static_cast<const e4m3*>(s.indexer_q);
         scores.k = static_cast<const e4m3*>(s.k);
@@ -139,24 +161,19 @@ void select(const DsaAttention& call, const Scratch& s) {
     scores.weights = s.head_weights;
     scores.start = s.start;
     scores.end = s.end;
-    scores.logits = s.logits;
-    scores.T = call.T;
-    scores.S = call.S();
-    scores.H_I = static_cast<int>(call.indexer.H_I);
-    scores.D_I = static_cast<int>(call.indexer.D_I);
-    scores.bf16_scores = call.bf16_scores;
-    scores.stream = call.stream;
-    indexer_logits(scores);
-    show("indexer_logits", s.logits, {call.T, call.S()}, call.stream);
-    top_k({.logits = s.logits,
-           .start = s.start,
-           .end = s.end,
-           .indices = s.indices,
-           .T = call.T,
-           .S = call.S(),
-           .k = call.topk,
-           .nan_as_minus_infinity = call.nan_as_minus_infinity,
-           .stream = call.stream});
+    if (level == 1) {
+        scores.logits = s.logits;
+        indexer_logits(scores);
+        show("indexer_logits", s.logits, {call.T, call.S()}, call.stream);
+        top_k({s.logits, s.start, s.end, s.indices, call.T, call.S(), call.topk, call.nan_as_minus_infinity,
+               call.stream});
+    } else {
+        IndexerTopK selection = selection_of(call, scores);
+        selection.indices = s.indices;
+        selection.workspace = s.of_parts;
+        selection.workspace_bytes = s.of_parts_bytes;
+        indexer_top_k(selection);
+    }
     show("topk_indices", s.indices, {call.T, call.topk}, call.stream);
 }
 
@@ -220,7 +237,7 @@ void project_output(const DsaAttention& call, const Scratch& s, int level) {
 std::int64_t dsa_attention_chain_workspace(const DsaAttention& call, int level) {
     const AtLevel parts(level == 1 ? 1 : 0);
     Arena arena;
-    lay_out(arena, call);
+    lay_out(arena, call, level);
     return arena.bytes();
 }
 
@@ -228,14 +245,14 @@ void dsa_attention_chain(const DsaAttention& call, int level) {
     require_workspace(call.workspace, call.workspace_bytes, dsa_attention_chain_workspace(call, level));
     const AtLevel parts(level == 1 ? 1 : 0);
     Arena arena(call.workspace);
-    const Scratch s = lay_out(arena, call);
+    const Scratch s = lay_out(arena, call, level);
     project(call, s);
     if (quantises(call))
         project_indexer<e4m3>(call, s, &IndexerProject::q, &IndexerProject::k);
     else
         project_indexer<bf16>(call, s, &IndexerProject::q_bf16, &IndexerProject::k_bf16);
     extend_context(call, s);
-    select(call, s);
+    select(call, s, level);
     absorb(call, s, level);
     attend(call, s);
     project_output(call, s, level);

@@ -1,8 +1,8 @@
 // DeepSeek Sparse Attention from normalised hidden states to what is added to them: projections, indexer, selection,
 // attention over the selected latents, output projection. spec sections 2 to 5.
 //
-// level 1  every part at its level 1
-// level 2  every part at its highest
+// level 1  every part at its level 1; the scores of all candidates in memory
+// level 2  every part at its highest; the selection without a [T, S] tensor
 #pragma once
 
 #include "optimized/indexer_logits/op.h"

@@ -1,4 +1,4 @@
-// Level 2. The same chain, every part at the highest level that takes it.
+// Level 2. The same chain, every part at the highest level that takes it, and the selection without a [T, S] tensor.
 #include "optimized/transformer_block/op.h"
 
 namespace dsa {

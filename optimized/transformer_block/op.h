@@ -1,8 +1,8 @@
 // One layer: attention and a feed-forward net, each on a normalised copy, each added to the residual stream, which is
 // stored as bf16 after each addition. The net is a mixture of experts where there is a gate, else a dense one.
 //
-// level 1  every part at its level 1
-// level 2  every part at its highest
+// level 1  every part at its level 1; the scores of all candidates in memory
+// level 2  every part at its highest; the selection without a [T, S] tensor
 #pragma once
 
 #include "optimized/dsa_attention/op.h"

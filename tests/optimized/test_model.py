@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ DECODED = 12  # more than index_topk = 6 tokens are there before the first
 
 @pytest.fixture
 def library() -> str:
-    path = REPOSITORY / "build" / "libdsa_simulated.so"
+    path = Path(os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or REPOSITORY / "build" / "libdsa_simulated.so")
     assert path.is_file(), f"{path} is not built: run `cmake --build build --target dsa_simulated`"
     return str(path)
 
