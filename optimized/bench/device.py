@@ -27,6 +27,7 @@ from .questions import questions
 from .timing import Clock, ceilings
 
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+SANITIZER_SECONDS = 120  # of one run
 RERUNS = 20
 
 
@@ -77,7 +78,12 @@ def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str
     for tool in SANITIZERS:
         for folder in folders:
             command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *program(build, op, folder, level)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SANITIZER_SECONDS)
+            except subprocess.TimeoutExpired:
+                said[tool] = f"did not finish in {SANITIZER_SECONDS} s"
+                say(f"  {op}, level {level}, {tool}: {said[tool]}")
+                continue
             if done.returncode in (0, 77):
                 said.setdefault(tool, "clean")
             else:
@@ -131,6 +137,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=Path("build"))
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
+    parser.add_argument("--sanitized-cases", type=int, default=2, help="of each op")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
@@ -155,7 +162,7 @@ def main() -> int:
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
         one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
         if not options.no_sanitizers:
-            one["sanitizers"] = sanitized(op, level, options.build, folders[:2])
+            one["sanitizers"] = sanitized(op, level, options.build, folders[: options.sanitized_cases])
         c = one["checks"]
         say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
         return one | {"times": []}
