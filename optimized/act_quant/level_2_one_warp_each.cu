@@ -1,5 +1,5 @@
-// Level 2. A warp holds a block of 128 numbers in registers, 4 a lane: read once, no barrier; 4 bytes of e4m3 a lane go
-// out in one store.
+// Level 2. A warp holds a block of 128 numbers in registers, 4 a lane: read once, no barrier; 4 bytes of e4m3 a lane
+// go out in one store.
 #include "optimized/act_quant/op.h"
 #include "optimized/hopper/numbers.h"
 #include "optimized/support/launch.h"
@@ -39,13 +39,14 @@ __global__ void __launch_bounds__(warps* warp_size)
 
 std::string act_quant_level_2_declines(const ActQuant& call) {
     if (call.block == block && call.x != nullptr && call.q != nullptr) return {};
-    return sentence("x must be bfloat16, the quantiser not none, and the block ", block, "; the block is ", call.block);
+    return sentence("x must be bfloat16, the quantiser not none, and the block ", block, "; the block is ",
+                    call.block);
 }
 
 void act_quant_level_2(const ActQuant& call) {
     launch("act_quant_warp", act_quant_warp,
-           {.blocks = blocks_for(call.blocks, warps), .threads = warps * warp_size, .stream = call.stream}, call.x, call.q,
-           call.scale, call.blocks, call.quantizer, call.ue8m0);
+           {.blocks = blocks_for(call.blocks, warps), .threads = warps * warp_size, .stream = call.stream}, call.x,
+           call.q, call.scale, call.blocks, call.quantizer, call.ue8m0);
 }
 
 }  // namespace dsa

@@ -1,5 +1,5 @@
-// Level 2. A key is brought once for 64 heads, and scores come from the tensor cores: first for the softmax of each head
-// (the tile kernel of attention, without values), then again for the sum over heads.
+// Level 2. A key is brought once for 64 heads, and scores come from the tensor cores: first for the softmax of each
+// head (the tile kernel of attention, without values), then again for the sum over heads.
 #include "optimized/attention/candidates.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/attention/tile_keys.cuh"
@@ -63,8 +63,8 @@ void make_target(const AttentionTarget& call, const TargetScratch& scratch) {
     const std::int64_t rows = call.T * call.H;
     if (all)
         attend_tile_of_keys<heads>("softmax_of_heads",
-                                   SeenTile<heads>{{call.H}, call.kv, {nullptr, call.T, call.S, true}, call.d}, call.q,
-                                   result, groups, rows, call.H, call.d, 0, call.stream, softmax);
+                                   SeenTile<heads>{{call.H}, call.kv, {nullptr, call.T, call.S, true}, call.d},
+                                   call.q, result, groups, rows, call.H, call.d, 0, call.stream, softmax);
     else
         attend_tile_of_keys<heads>("softmax_of_heads", on_set, call.q, result, groups, rows, call.H, call.d, 0,
                                    call.stream, softmax);
@@ -74,13 +74,15 @@ void make_target(const AttentionTarget& call, const TargetScratch& scratch) {
             .shared_bytes = sizeof(tile_of_keys::Shared<heads>),
             .stream = call.stream,
             .blocks_y = blocks_for(call.n, keys_each)},
-           on_set, call.q, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.maximum, scratch.sum, call.p, call.d,
-           call.scale, all);
+           on_set, call.q, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.maximum, scratch.sum, call.p,
+           call.d, call.scale, all);
 }
 
 }  // namespace
 
-std::string attention_target_level_2_declines(const AttentionTarget& call) { return tile_of_keys_declines(call.d, 0); }
+std::string attention_target_level_2_declines(const AttentionTarget& call) {
+    return tile_of_keys_declines(call.d, 0);
+}
 
 void attention_target_level_2(const AttentionTarget& call) {
     require_workspace(call.workspace, call.workspace_bytes, attention_target_workspace(call));

@@ -123,6 +123,18 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, wi
     return found
 
 
+def levels_of(build: Path) -> dict[str, list[int]]:
+    """op -> its levels, as the program lists them."""
+    listed = subprocess.run([str(build / "dsa-optimized"), "ops"], capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[int]] = {}
+    for line in listed.splitlines():
+        if line.startswith(" "):
+            found[list(found)[-1]].append(int(line.split()[1]))
+        else:
+            found[line.strip()] = []
+    return found
+
+
 def machine() -> dict:
     """What the receipt says of the GPU."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -148,14 +160,16 @@ def main() -> int:
     begin = time.monotonic()
     library = Library(options.build / "libdsa_optimized.so")
     receipt = machine()
+    if options.only:  # the other ops' rows stay as they were
+        receipt["ops"] = next((old["ops"] for old in receipts.load() if old["gpu"] == receipt["gpu"]), {})
     clock = Clock()
     receipt["ceilings"] = ceilings(clock)
     receipt["overhead_us"] = clock.overhead
     say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
     todo = []
-    for op in options.only or sorted(p.parent.name for p in receipts.TREE.glob("*/op.h")):
-        if library.offers(op):
-            todo += [(op, level, small_folders(op, 6)) for level in receipts.level_files(op)]
+    ladders = levels_of(options.build)
+    for op in options.only or ladders:
+        todo += [(op, level, small_folders(op, 6)) for level in ladders.get(op, [])]
 
     def correctness(item) -> dict:
         op, level, folders = item
@@ -188,7 +202,7 @@ def main() -> int:
         if time.monotonic() - begin > options.seconds:
             say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
             continue
-        with_peers = level == max(receipts.level_files(op)) and not options.no_peers
+        with_peers = level == max(ladders[op]) and not options.no_peers
         times = timed(library, op, level, clock, receipt["ceilings"], with_peers)
         receipt["ops"][op]["levels"][str(level)]["times"] = times
         receipts.write(receipt)

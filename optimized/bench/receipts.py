@@ -41,7 +41,9 @@ def included(path: Path, seen: set[Path]) -> set[Path]:
 def sources_hash(op: str, level: int) -> str:
     """SHA-256 over the names and bytes of a level's sources."""
     files: set[Path] = set()
-    for path in (level_files(op)[level], TREE / op / "op.h", TREE / op / "op.cpp"):
+    # A composed op's levels have no file of their own: they are the levels of its parts.
+    own = [level_files(op)[level]] if level in level_files(op) else []
+    for path in (*own, TREE / op / "op.h", TREE / op / "op.cpp"):
         included(path, files)
     # A composed op runs the levels of others: all of theirs count.
     for path in list(files):
@@ -97,8 +99,8 @@ def table(receipt: dict) -> str:
 
 
 def current_hash(op: str, level: int) -> str:
-    """The hash of the sources as they are now; empty if the level is gone."""
-    return sources_hash(op, level) if level in level_files(op) else ""
+    """The hash of the sources as they are now; empty if they are gone."""
+    return sources_hash(op, level) if (TREE / op / "op.cpp").exists() else ""
 
 
 def in_page(page: str, text: str) -> str:

@@ -22,7 +22,8 @@ __device__ T& shared() {
 #if defined(DSA_SIMULATOR)
     simulator::Block& block = *simulator::this_thread().block;
     if (sizeof(T) > block.shape().shared_bytes)
-        throw simulator::Fault("a kernel uses " + std::to_string(sizeof(T)) + " bytes of shared memory; it was launched with " +
+        throw simulator::Fault("a kernel uses " + std::to_string(sizeof(T)) +
+                               " bytes of shared memory; it was launched with " +
                                std::to_string(block.shape().shared_bytes));
     return *reinterpret_cast<T*>(block.shared());
 #else

@@ -1,5 +1,5 @@
-// The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to nearest
-// even, e4m3 saturating at 448. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2.
+// The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to
+// nearest even, e4m3 saturating at 448. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2.
 #pragma once
 
 #include <cstdint>

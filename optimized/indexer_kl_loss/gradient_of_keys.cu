@@ -1,5 +1,5 @@
-// dk where a block owns a key: level 1, and every level where queries choose their keys, since two neighbouring keys are
-// chosen by different queries.
+// dk where a block owns a key: level 1, and every level where queries choose their keys, since two neighbouring keys
+// are chosen by different queries.
 #include "optimized/attention/candidates.cuh"
 #include "optimized/indexer_kl_loss/dot.cuh"
 #include "optimized/indexer_kl_loss/scratch.h"

@@ -1,5 +1,5 @@
-// Level 2. A tile of 64 keys lies in shared memory beside 16 heads of a query: a key is read once for 16 heads, and in the
-// dense warm-up, where all queries behind a key see it, once for all of them.
+// Level 2. A tile of 64 keys lies in shared memory beside 16 heads of a query: a key is read once for 16 heads, and
+// in the dense warm-up, where all queries behind a key see it, once for all of them.
 #include "optimized/attention/candidates.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/attention/softmax.cuh"
@@ -14,9 +14,9 @@ constexpr int keys_each = 64;
 constexpr int heads_each = 16;
 constexpr int widest = 128;  // D_I
 constexpr int threads = 256;
-constexpr int head_parts = threads / keys_each;          // of a tile's heads: a thread has one key and one part
-constexpr int heads_a_part = heads_each / head_parts;    // dots a thread
-constexpr int column_parts = threads / widest;           // a thread has one column of dq or dk, and one part of the rows
+constexpr int head_parts = threads / keys_each;        // of a tile's heads: a thread has one key and one part
+constexpr int heads_a_part = heads_each / head_parts;  // dots a thread
+constexpr int column_parts = threads / widest;  // a thread has one column of dq or dk, and one part of the rows
 
 struct Shared {
     float keys[keys_each][widest + 1];  // 32 keys of a column lie in different banks
@@ -93,7 +93,8 @@ __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates 
     scores[t * call.n + slot] = position >= 0 ? sum : minus_infinity();
 }
 
-// memory.weight = dI w [dot > 0] of the heads in memory.q and the keys in memory.keys; also dI ReLU(dot) of this thread's.
+// memory.weight = dI w [dot > 0] of the heads in memory.q and the keys in memory.keys; also dI ReLU(dot) of this
+// thread's.
 __device__ void weigh(Shared& memory, const IndexerKlLoss& call, std::int64_t t, std::int64_t first,
                       float (&relu_part)[heads_a_part]) {
     float dots[heads_a_part];
@@ -156,7 +157,8 @@ __global__ void __launch_bounds__(threads)
     }
     __syncthreads();
     const std::int64_t head = first_head + threadIdx.x;
-    if (threadIdx.x < heads_each && head < call.H_I) call.dweights[t * call.H_I + head] = memory.head_sums[threadIdx.x];
+    if (threadIdx.x < heads_each && head < call.H_I)
+        call.dweights[t * call.H_I + head] = memory.head_sums[threadIdx.x];
 }
 
 // dk of 64 positions that queries see together (no indices), over the queries in their order. Block (64 positions).

@@ -13,10 +13,10 @@ std::int64_t indexer_kl_loss_workspace(const IndexerKlLoss& call) {
 
 namespace {
 
-const Ladder<IndexerKlLoss> ladder{
-    "indexer_kl_loss",
-    {{"a thread a score", indexer_kl_loss_level_1, nullptr, indexer_kl_loss_workspace},
-     {"tiles in shared memory", indexer_kl_loss_level_2, indexer_kl_loss_level_2_declines, indexer_kl_loss_workspace}}};
+const Ladder<IndexerKlLoss> ladder{"indexer_kl_loss",
+                                   {{"a thread a score", indexer_kl_loss_level_1, nullptr, indexer_kl_loss_workspace},
+                                    {"tiles in shared memory", indexer_kl_loss_level_2,
+                                     indexer_kl_loss_level_2_declines, indexer_kl_loss_workspace}}};
 
 IndexerKlLoss read(const dsa_indexer_kl_loss_args& args) {
     const Case about(args.case_json);

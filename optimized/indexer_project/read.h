@@ -15,7 +15,8 @@ inline void read_indexer_conventions(const Case& about, IndexerProject& call) {
     call.hadamard = conventions.hadamard;
     require(!call.hadamard || (call.D_I & (call.D_I - 1)) == 0,
             "the Hadamard transform needs a power of two; D_I is ", call.D_I);
-    require(2 * call.rope.pairs <= call.D_I, "d_rope must be at most D_I = ", call.D_I, "; it is ", 2 * call.rope.pairs);
+    require(2 * call.rope.pairs <= call.D_I, "d_rope must be at most D_I = ", call.D_I, "; it is ",
+            2 * call.rope.pairs);
     call.layout = conventions.indexer_rope;
     const double m = conventions.yarn_mscale_in_indexer ? about.rope().yarn_mscale() : 1.0;
     call.factor = static_cast<float>(m * m / std::sqrt(static_cast<double>(call.H_I * call.D_I)));

@@ -42,6 +42,7 @@ __device__ inline void append(Candidate* candidates, Kept& kept, const float* sc
 #pragma unroll
     for (int flip = warp_size / 2; flip > 0; flip /= 2)
         first_nan = min(first_nan, __shfl_xor_sync(all_lanes, first_nan, flip));
+    __syncwarp();  // a shuffle brings lanes together, but orders no memory: all have read `kept`
     if (lane_id() == 0) {
         kept.count = slot;
         kept.first_nan = min(kept.first_nan, first_nan);

@@ -59,6 +59,8 @@ __global__ void __launch_bounds__(scoring_threads)
         __syncthreads();
         for (int i = 0; i < count; ++i)
             make_room(memory.select, call, all_candidates + (first + i) * room, memory.kept[i], room, keys_of_a_tile);
+        // All warps have seen how many are kept before one of them keeps more.
+        __syncthreads();
         const int mine = warp_id();
         const Range part = mine < count ? within_tile(problem.range(first + mine), s_0) : Range{0, 0};
         if (part.begin < part.end)

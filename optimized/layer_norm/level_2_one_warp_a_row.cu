@@ -14,8 +14,9 @@ struct alignas(8) Piece {
     bf16 v[piece];
 };
 
-__global__ void __launch_bounds__(warps* warp_size) layer_norm_warp(const bf16* x, const float* weight, const float* bias,
-                                                                    bf16* y, std::int64_t T, int D, float eps) {
+__global__ void __launch_bounds__(warps* warp_size)
+    layer_norm_warp(const bf16* x, const float* weight, const float* bias, bf16* y, std::int64_t T, int D,
+                    float eps) {
     const std::int64_t t = std::int64_t{blockIdx.x} * warps + warp_id();
     if (t >= T) return;
     const auto* row = reinterpret_cast<const Piece*>(x + t * D);  // [D / 4]
@@ -64,8 +65,8 @@ std::string layer_norm_level_2_declines(const LayerNorm& call) {
 
 void layer_norm_level_2(const LayerNorm& call) {
     launch("layer_norm_warp", layer_norm_warp,
-           {.blocks = blocks_for(call.T, warps), .threads = warps * warp_size, .stream = call.stream}, call.x, call.weight,
-           call.bias, call.y, call.T, static_cast<int>(call.D), call.eps);
+           {.blocks = blocks_for(call.T, warps), .threads = warps * warp_size, .stream = call.stream}, call.x,
+           call.weight, call.bias, call.y, call.T, static_cast<int>(call.D), call.eps);
 }
 
 }  // namespace dsa

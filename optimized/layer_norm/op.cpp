@@ -7,9 +7,9 @@
 namespace dsa {
 namespace {
 
-const Ladder<LayerNorm> ladder{"layer_norm",
-                               {{"one block a row", layer_norm_level_1},
-                                {"one warp a row", layer_norm_level_2, layer_norm_level_2_declines}}};
+const Ladder<LayerNorm> ladder{
+    "layer_norm",
+    {{"one block a row", layer_norm_level_1}, {"one warp a row", layer_norm_level_2, layer_norm_level_2_declines}}};
 
 LayerNorm read(const dsa_layer_norm_args& args) {
     const Case about(args.case_json);

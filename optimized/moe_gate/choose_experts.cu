@@ -37,6 +37,7 @@ __device__ int take_largest(double* keys, int n) {
         }
     const double best_of_all = over_warp(best, Largest());
     place = over_warp(best == best_of_all ? place : n, Smallest());
+    __syncwarp();  // a shuffle brings lanes together, but orders no memory: all have read `keys`
     if (lane_id() == 0) keys[place] = NAN;
     __syncwarp();
     return place;

@@ -11,7 +11,7 @@ constexpr int page = 64;  // keys
 
 __global__ void __launch_bounds__(threads)
     pack_key_page(const e4m3* k, const float* k_scale, std::uint8_t* pages, std::int64_t S, int D_I) {
-    const std::int64_t first = blockIdx.x * std::int64_t{page};              // the page's first key
+    const std::int64_t first = blockIdx.x * std::int64_t{page};  // the page's first key
     std::uint8_t* bytes = pages + blockIdx.x * (std::int64_t{page} * D_I + page * sizeof(float));
     for (int i = threadIdx.x; i < page * D_I; i += threads)
         bytes[i] = first + i / D_I < S ? k[first * D_I + i].bits : std::uint8_t{0};
@@ -22,8 +22,8 @@ __global__ void __launch_bounds__(threads)
 }  // namespace
 
 void pack_key_pages_level_1(const PackKeyPages& call) {
-    launch("pack_key_page", pack_key_page, {.blocks = call.pages_count, .threads = threads, .stream = call.stream}, call.k,
-           call.k_scale, call.pages, call.S, call.D_I);
+    launch("pack_key_page", pack_key_page, {.blocks = call.pages_count, .threads = threads, .stream = call.stream},
+           call.k, call.k_scale, call.pages, call.S, call.D_I);
 }
 
 }  // namespace dsa

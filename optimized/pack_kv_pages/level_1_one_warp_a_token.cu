@@ -10,8 +10,8 @@ namespace {
 
 constexpr int warps = 4;
 
-__global__ void __launch_bounds__(warps* warp_size) pack_kv_token(__grid_constant__ const PackKvPages call, int block,
-                                                                  int blocks, int token_bytes) {
+__global__ void __launch_bounds__(warps* warp_size)
+    pack_kv_token(__grid_constant__ const PackKvPages call, int block, int blocks, int token_bytes) {
     const std::int64_t slot = std::int64_t{blockIdx.x} * warps + warp_id();
     if (slot >= call.slots) return;
     std::uint8_t* token = call.pages + slot * token_bytes;  // [token_bytes]
@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(warps* warp_size) pack_kv_token(__grid_constan
         for (int i = lane_id(); i < block; i += warp_size)
             token[b * block + i] = to_e4m3(to_float(row[b * block + i]) / scale).bits;
         const std::uint32_t bits = __float_as_uint(scale);
-        if (lane_id() < 4)
-            token[call.R_kv + 4 * b + lane_id()] = static_cast<std::uint8_t>(bits >> (8 * lane_id()));
+        if (lane_id() < 4) token[call.R_kv + 4 * b + lane_id()] = static_cast<std::uint8_t>(bits >> (8 * lane_id()));
     }
     std::uint8_t* rope = token + call.R_kv + 4 * blocks;  // [2 d_rope]
     for (int i = lane_id(); i < call.d - call.R_kv; i += warp_size) {

@@ -10,8 +10,8 @@
 namespace dsa {
 
 struct PackKvPages {
-    const bf16* kv;       // [S, d], d = R_kv + d_rope
-    std::uint8_t* pages;  // [pages, 64, token_bytes]
+    const bf16* kv;         // [S, d], d = R_kv + d_rope
+    std::uint8_t* pages;    // [pages, 64, token_bytes]
     std::int64_t S, slots;  // slots: 64 x pages
     int d, R_kv;
     Quantizer quantizer;

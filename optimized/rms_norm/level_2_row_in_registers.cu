@@ -8,7 +8,7 @@ namespace dsa {
 namespace {
 
 constexpr int threads = 256;
-constexpr int piece = 8;       // numbers of 16 bytes
+constexpr int piece = 8;        // numbers of 16 bytes
 constexpr int most_pieces = 4;  // a thread: rows of up to 8192 numbers
 
 struct Shared {

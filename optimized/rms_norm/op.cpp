@@ -7,9 +7,10 @@
 namespace dsa {
 namespace {
 
-const Ladder<RmsNorm> ladder{"rms_norm",
-                             {{"one block a row", rms_norm_level_1},
-                              {"a row in registers, 16 bytes at a time", rms_norm_level_2, rms_norm_level_2_declines}}};
+const Ladder<RmsNorm> ladder{
+    "rms_norm",
+    {{"one block a row", rms_norm_level_1},
+     {"a row in registers, 16 bytes at a time", rms_norm_level_2, rms_norm_level_2_declines}}};
 
 RmsNorm read(const dsa_rms_norm_args& args) {
     const Case about(args.case_json);

@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(threads)
 
 void rope_level_1(const RotaryEmbedding& call) {
     launch("rope_pair", rope_pair,
-           {.blocks = blocks_for(call.T * call.table.pairs, threads), .threads = threads, .stream = call.stream}, call.x,
-           call.positions, call.y, call.T, call.N, call.table, call.layout, call.output_layout);
+           {.blocks = blocks_for(call.T * call.table.pairs, threads), .threads = threads, .stream = call.stream},
+           call.x, call.positions, call.y, call.T, call.N, call.table, call.layout, call.output_layout);
 }
 
 }  // namespace dsa

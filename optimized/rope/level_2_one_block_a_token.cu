@@ -1,5 +1,5 @@
-// Level 2. The turns of a token are made once, by as many threads as it has pairs, and kept in shared memory; then each
-// thread writes 8 neighbouring numbers, 16 bytes, at a time.
+// Level 2. The turns of a token are made once, by as many threads as it has pairs, and kept in shared memory; then
+// each thread writes 8 neighbouring numbers, 16 bytes, at a time.
 #include "optimized/hopper/numbers.h"
 #include "optimized/rope/op.h"
 #include "optimized/support/launch.h"

@@ -47,12 +47,14 @@ class Stacks {
 thread_local Stacks stacks;
 
 // AddressSanitizer follows which stack is in use.
-void leaving_for([[maybe_unused]] void** own, [[maybe_unused]] const void* bottom, [[maybe_unused]] std::size_t size) {
+void leaving_for([[maybe_unused]] void** own, [[maybe_unused]] const void* bottom,
+                 [[maybe_unused]] std::size_t size) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(own, bottom, size);
 #endif
 }
-void arrived_on([[maybe_unused]] void* own, [[maybe_unused]] const void** bottom, [[maybe_unused]] std::size_t* size) {
+void arrived_on([[maybe_unused]] void* own, [[maybe_unused]] const void** bottom,
+                [[maybe_unused]] std::size_t* size) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(own, bottom, size);
 #endif
@@ -224,13 +226,15 @@ void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, 
     for (unsigned lane = 0; lane < 32; ++lane) {
         if ((mask >> lane & 1U) == 0) continue;
         if (first + lane >= threads_.size() || threads_[first + lane].finished)
-            throw Fault(place(where) + what + " waits for lane " + std::to_string(lane) +
-                        (first + lane >= threads_.size() ? ", which the block does not have" : ", which has returned"));
+            throw Fault(
+                place(where) + what + " waits for lane " + std::to_string(lane) +
+                (first + lane >= threads_.size() ? ", which the block does not have" : ", which has returned"));
     }
     const std::pair key{self.warp(), mask};
     Exchange& e = exchanges_[key];
     if (e.arrived != 0 && std::strcmp(e.what, what) != 0)
-        throw Fault(place(where) + what + " meets lanes that are at " + e.what + ": a warp's lanes must call the same");
+        throw Fault(place(where) + what + " meets lanes that are at " + e.what +
+                    ": a warp's lanes must call the same");
     e.what = what;
     e.arrived |= 1U << self.lane();
     e.values[self.lane()] = value;

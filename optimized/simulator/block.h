@@ -44,8 +44,8 @@ class Block {
     void barrier(unsigned number, unsigned count, const char* what, Where where);
     // __syncthreads: all threads that have not returned.
     void barrier_of_all(Where where);
-    // Every lane of `mask` brings a value; each then finds all of them in Thread::received. The last to come does `work`
-    // with the 32 lanes' values before any lane goes on.
+    // Every lane of `mask` brings a value; each then finds all of them in Thread::received. The last to come does
+    // `work` with the 32 lanes' values before any lane goes on.
     using Work = void (*)(const std::uint64_t (&values)[32]);
     void exchange(std::uint32_t mask, std::uint64_t value, const char* what, Where where, Work work = nullptr);
 

@@ -1,6 +1,6 @@
 // What a CUDA thread is on a machine without a GPU: a fiber. The fibers of a block share one thread of the operating
-// system and take turns in an order drawn from a seed; a fiber gives up its turn only where the hardware could make it
-// wait. docs/20-the-simulator.md.
+// system and take turns in an order drawn from a seed; a fiber gives up its turn only where the hardware could make
+// it wait. docs/20-the-simulator.md.
 #pragma once
 
 #include <ucontext.h>

@@ -1,6 +1,6 @@
-// Level 2. The five products are the tensor cores'. For dkv a block has one query and 64 of its latents, and writes down
-// what all heads of the query give to them; then a block a latent adds what its queries gave, in their order. Some queries
-// at a time, so that what is written down fits into 1 GiB.
+// Level 2. The five products are the tensor cores'. For dkv a block has one query and 64 of its latents, and writes
+// down what all heads of the query give to them; then a block a latent adds what its queries gave, in their order.
+// Some queries at a time, so that what is written down fits into 1 GiB.
 #include "optimized/attention/selected.h"
 #include "optimized/attention/selectors.h"
 #include "optimized/attention/tile_of_keys.cuh"
@@ -17,8 +17,8 @@ using tile_of_keys::threads;
 using tile_of_keys::warps;
 
 constexpr int heads_each = 32;
-constexpr int step = mma_bytes / 2;                                              // of k in a product
-constexpr int column_tiles = tile_of_keys::widest / mma_columns / warps;         // of d, a warp
+constexpr int step = mma_bytes / 2;                                                   // of k in a product
+constexpr int column_tiles = tile_of_keys::widest / mma_columns / warps;              // of d, a warp
 constexpr int score_tiles = heads_each / mma_rows * keys_each / mma_columns / warps;  // 16 x 8, a warp
 constexpr int key_pitch = keys_each + 8;
 constexpr int head_pitch = heads_each + 8;
@@ -60,7 +60,8 @@ __device__ void bring_heads(Tile& tile, const SparseAttentionBackward& call, con
     }
 }
 
-// The latents in slots [first, first + 64) of a row of kept indices, [k]. All threads come; the last step is a barrier.
+// The latents in slots [first, first + 64) of a row of kept indices, [k]. All threads come; the last step is a
+// barrier.
 __device__ void bring_latents(Tile& tile, const SparseAttentionBackward& call, const std::int32_t* kept,
                               std::int64_t first) {
     for (int i = static_cast<int>(threadIdx.x); i < keys_each; i += threads)
@@ -73,8 +74,8 @@ __device__ void bring_latents(Tile& tile, const SparseAttentionBackward& call, c
     __syncthreads();
 }
 
-// put(head, key, p, dscore) for all of the tile: p = exp(logit - lse), dscore = p (dout . value - delta) scale; both 0
-// where there is no head or no latent.
+// put(head, key, p, dscore) for all of the tile: p = exp(logit - lse), dscore = p (dout . value - delta) scale; both
+// 0 where there is no head or no latent.
 template <class Put>
 __device__ void weigh(const Tile& tile, const SparseAttentionBackward& call, const Heads& heads, std::int64_t group,
                       Put put) {

@@ -1,5 +1,5 @@
-// The scratch of a layer, laid out in its workspace piece by piece. The same code measures it and hands it out: an Arena
-// without memory hands out null and counts.
+// The scratch of a layer, laid out in its workspace piece by piece. The same code measures it and hands it out: an
+// Arena without memory hands out null and counts.
 #pragma once
 
 #include <cstdint>

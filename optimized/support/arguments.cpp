@@ -52,8 +52,7 @@ void* Arguments::checked(const char* name, const dsa_tensor& tensor, dsa_dtype d
         const std::int64_t extent = tensor.shape[i];
         require(extent >= 0, "the shape of ", name, " must not be negative; it is ", shape_of(tensor));
         const bool is_number = std::isdigit(static_cast<unsigned char>(axis[0])) != 0;
-        const std::int64_t wanted =
-            is_number ? std::stoll(axis) : sizes_.emplace(axis, extent).first->second;
+        const std::int64_t wanted = is_number ? std::stoll(axis) : sizes_.emplace(axis, extent).first->second;
         require(extent == wanted, "axis ", i, " of ", name, ", ", axis, ", must be ", wanted, "; the shape is ",
                 shape_of(tensor));
         ++i;

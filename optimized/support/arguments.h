@@ -1,5 +1,5 @@
-// Tensors as they come through dsa.h, read with distrust: dtype, rank, sizes, strides and alignment are checked, and a
-// kernel gets a plain pointer.
+// Tensors as they come through dsa.h, read with distrust: dtype, rank, sizes, strides and alignment are checked, and
+// a kernel gets a plain pointer.
 #pragma once
 
 #include <initializer_list>
@@ -48,7 +48,8 @@ class Arguments {
     void bind(const std::string& axis, std::int64_t size);
 
    private:
-    void* checked(const char* name, const dsa_tensor& tensor, dsa_dtype dtype, std::initializer_list<const char*> axes);
+    void* checked(const char* name, const dsa_tensor& tensor, dsa_dtype dtype,
+                  std::initializer_list<const char*> axes);
 
     std::map<std::string, std::int64_t> sizes_;
 };

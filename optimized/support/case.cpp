@@ -45,7 +45,8 @@ void set(Conventions& c, const std::string& name, const json& value) {
     if (name == "hadamard") return choose(value, name, c.hadamard);
     if (name == "quantizer") return choose(value, name, quantizers, c.quantizer);
     if (name == "scale_format") return choose<bool>(value, name, {{"ue8m0", true}, {"float32", false}}, c.ue8m0);
-    if (name == "weights_proj") return choose<bool>(value, name, {{"bf16", true}, {"float32", false}}, c.weights_proj_bf16);
+    if (name == "weights_proj")
+        return choose<bool>(value, name, {{"bf16", true}, {"float32", false}}, c.weights_proj_bf16);
     if (name == "indexer_scores")
         return choose<bool>(value, name, {{"bf16", true}, {"float32", false}}, c.indexer_scores_bf16);
     if (name == "kv_latent_fp8") return choose(value, name, c.kv_latent_fp8);
@@ -70,7 +71,10 @@ void set(Conventions& c, const std::string& name, const json& value) {
 const std::map<std::string, json> presets{
     {"deepseek-v3.2-exp", json::object()},
     {"deepseek-v3.2",
-     {{"weights_proj", "float32"}, {"indexer_scores", "bf16"}, {"kv_latent_fp8", true}, {"kv_quantizer", "deepseek"}}},
+     {{"weights_proj", "float32"},
+      {"indexer_scores", "bf16"},
+      {"kv_latent_fp8", true},
+      {"kv_quantizer", "deepseek"}}},
     {"transformers",
      {{"hadamard", false},
       {"quantizer", "none"},

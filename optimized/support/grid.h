@@ -21,6 +21,8 @@ struct Launch {
 void check_grid(const char* name, const Launch& how);
 
 // rows / per_block, rounded up
-inline std::int64_t blocks_for(std::int64_t rows, std::int64_t per_block) { return (rows + per_block - 1) / per_block; }
+inline std::int64_t blocks_for(std::int64_t rows, std::int64_t per_block) {
+    return (rows + per_block - 1) / per_block;
+}
 
 }  // namespace dsa

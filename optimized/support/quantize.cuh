@@ -1,6 +1,6 @@
-// How a block of numbers becomes e4m3 and one scale: scale = floored(amax) / 448, to a power of two where ue8m0 is asked
-// for; a number is stored as rn(x / scale), saturating. Spec sections 3 and 9. Every operation is rounded as the
-// specification rounds it, since the bytes have one right answer.
+// How a block of numbers becomes e4m3 and one scale: scale = floored(amax) / 448, to a power of two where ue8m0 is
+// asked for; a number is stored as rn(x / scale), saturating. Spec sections 3 and 9. Every operation is rounded as
+// the specification rounds it, since the bytes have one right answer.
 #pragma once
 
 #include "optimized/hopper/numbers.h"

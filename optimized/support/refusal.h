@@ -15,7 +15,7 @@ enum class Status : int {
     no_gpu = 3,              // no driver or no device
     wrong_architecture = 4,  // a device that is not sm_90
     out_of_memory = 5,
-    launch_failed = 6,   // the driver's or a kernel's own failure
+    launch_failed = 6,     // the driver's or a kernel's own failure
     not_implemented = 77,  // asked of a level, convention or size that does not offer it
 };
 

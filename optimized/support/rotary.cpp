@@ -7,7 +7,8 @@ namespace dsa {
 
 RopeTable rope_table(const RopeParameters& p, std::int64_t d_rope) {
     require(d_rope > 0 && d_rope % 2 == 0 && d_rope <= 2 * RopeTable::most_pairs,
-            "rope turns pairs: the rotated size must be even and at most ", 2 * RopeTable::most_pairs, "; it is ", d_rope);
+            "rope turns pairs: the rotated size must be even and at most ", 2 * RopeTable::most_pairs, "; it is ",
+            d_rope);
     constexpr double pi = 3.14159265358979323846;
     RopeTable table{};
     table.pairs = static_cast<int>(d_rope / 2);

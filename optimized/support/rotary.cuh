@@ -1,5 +1,5 @@
-// Turning one pair of numbers by position x frequency. The angle is a float32 product; its sine and cosine are taken in
-// float64, since at position 100,000 a fast float32 sine has no right digit left.
+// Turning one pair of numbers by position x frequency. The angle is a float32 product; its sine and cosine are taken
+// in float64, since at position 100,000 a fast float32 sine has no right digit left.
 #pragma once
 
 #include "optimized/hopper/device.h"

@@ -5,8 +5,8 @@
 #include <stdexcept>
 
 // An op of the contract that no folder here implements has no function: its address is null.
-#define DSA_OP_BEGIN(op)                                                            \
-    extern "C" __attribute__((weak)) int dsa_##op(const dsa_##op##_args* args);      \
+#define DSA_OP_BEGIN(op)                                                        \
+    extern "C" __attribute__((weak)) int dsa_##op(const dsa_##op##_args* args); \
     extern "C" __attribute__((weak)) int64_t dsa_##op##_workspace(const dsa_##op##_args* args);
 #define DSA_INPUT(...)
 #define DSA_OUTPUT(...)
@@ -24,19 +24,21 @@
 namespace dsa {
 namespace {
 
-#define DSA_OP_BEGIN(op)                                                                                       \
-    {#op, sizeof(dsa_##op##_args), offsetof(dsa_##op##_args, case_json), offsetof(dsa_##op##_args, workspace), \
-     offsetof(dsa_##op##_args, workspace_bytes), offsetof(dsa_##op##_args, stream), {
-#define DSA_INPUT(op, name, axes, optional) {FieldKind::input, #name, offsetof(dsa_##op##_args, name), axes, "", optional},
+#define DSA_OP_BEGIN(op)                                                                                          \
+    {                                                                                                             \
+#op, sizeof(dsa_##op##_args), offsetof(dsa_##op##_args, case_json), offsetof(dsa_##op##_args, workspace), \
+            offsetof(dsa_##op##_args, workspace_bytes), offsetof(dsa_##op##_args, stream), {
+#define DSA_INPUT(op, name, axes, optional) \
+    {FieldKind::input, #name, offsetof(dsa_##op##_args, name), axes, "", optional},
 #define DSA_OUTPUT(op, field, name, axes, dtype) \
     {FieldKind::output, #name, offsetof(dsa_##op##_args, field), axes, dtype},
 #define DSA_WHOLE(op, name) {FieldKind::whole, #name, offsetof(dsa_##op##_args, name), "", ""},
 #define DSA_REAL(op, name) {FieldKind::real, #name, offsetof(dsa_##op##_args, name), "", ""},
-#define DSA_OP_END(op)                                                                                            \
-    }                                                                                                             \
-    , dsa_##op != nullptr, [](const void* args) { return dsa_##op(static_cast<const dsa_##op##_args*>(args)); },  \
-        [](const void* args) { return dsa_##op##_workspace(static_cast<const dsa_##op##_args*>(args)); }          \
-    }                                                                                                             \
+#define DSA_OP_END(op)                                                                                           \
+    }                                                                                                            \
+    , dsa_##op != nullptr, [](const void* args) { return dsa_##op(static_cast<const dsa_##op##_args*>(args)); }, \
+        [](const void* args) { return dsa_##op##_workspace(static_cast<const dsa_##op##_args*>(args)); }         \
+    }                                                                                                            \
     ,
 
 const std::vector<OpFields>& table() {
@@ -49,7 +51,8 @@ const std::vector<OpFields>& table() {
 // Sums of products of names and whole numbers, with ceil64(x) = ceil(x / 64) and max1(x) = max(1, x).
 class Expression {
    public:
-    Expression(const std::string& text, const std::map<std::string, std::int64_t>& sizes) : text_(text), sizes_(sizes) {}
+    Expression(const std::string& text, const std::map<std::string, std::int64_t>& sizes)
+        : text_(text), sizes_(sizes) {}
 
     std::int64_t value() {
         const std::int64_t result = sum();

@@ -15,16 +15,16 @@ enum class FieldKind { input, output, whole, real };
 
 struct Field {
     FieldKind kind;
-    std::string name;      // of the tensor or parameter, in the contract
-    std::size_t offset;    // in the struct
-    std::string axes;      // "T,H,d"; of outputs possibly expressions
-    std::string dtype;     // of outputs; "quantised" follows the conventions
+    std::string name;    // of the tensor or parameter, in the contract
+    std::size_t offset;  // in the struct
+    std::string axes;    // "T,H,d"; of outputs possibly expressions
+    std::string dtype;   // of outputs; "quantised" follows the conventions
     bool optional = false;
 };
 
 struct OpFields {
     std::string name;
-    std::size_t bytes;  // of the struct
+    std::size_t bytes;                                          // of the struct
     std::size_t case_json, workspace, workspace_bytes, stream;  // offsets
     std::vector<Field> fields;
     bool is_here;

@@ -13,7 +13,8 @@ class Graph {
    public:
     template <class Start>
     explicit Graph(const Start&) {
-        refuse(Status::not_implemented, "the simulator has no CUDA graphs: leave out --graph, or run dsa-optimized on a GPU");
+        refuse(Status::not_implemented,
+               "the simulator has no CUDA graphs: leave out --graph, or run dsa-optimized on a GPU");
     }
     void replay() const {}
 };

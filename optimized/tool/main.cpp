@@ -1,5 +1,5 @@
-// dsa-optimized (on a GPU) and dsa-simulated (on the simulator): one op on the files of a folder, as the oracle calls a
-// plug-in. docs/case-format.md.
+// dsa-optimized (on a GPU) and dsa-simulated (on the simulator): one op on the files of a folder, as the oracle calls
+// a plug-in. docs/case-format.md.
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <fstream>
@@ -30,10 +30,10 @@ struct Format {
 
 Format format_of(const std::string& dtype) {
     static const std::map<std::string, Format> formats{
-        {"float64", {dsa_float64, "<f8", 8}}, {"float32", {dsa_float32, "<f4", 4}},
+        {"float64", {dsa_float64, "<f8", 8}},   {"float32", {dsa_float32, "<f4", 4}},
         {"bfloat16", {dsa_bfloat16, "<u2", 2}}, {"float8_e4m3", {dsa_float8_e4m3, "|u1", 1}},
-        {"uint8", {dsa_uint8, "|u1", 1}},     {"int32", {dsa_int32, "<i4", 4}},
-        {"int64", {dsa_int64, "<i8", 8}},     {"bool", {dsa_bool, "|b1", 1}}};
+        {"uint8", {dsa_uint8, "|u1", 1}},       {"int32", {dsa_int32, "<i4", 4}},
+        {"int64", {dsa_int64, "<i8", 8}},       {"bool", {dsa_bool, "|b1", 1}}};
     const auto found = formats.find(dtype);
     require(found != formats.end(), "case.json names a dtype \"", dtype, "\"; docs/case-format.md lists them");
     return found->second;
@@ -45,7 +45,8 @@ class Call {
     Call(const OpFields& op, const fs::path& in_dir) : op_(op), struct_(op.bytes) {
         std::ifstream file(in_dir / "case.json");
         const json description = json::parse(file, nullptr, false);
-        require(description.is_object() && description.value("tensors", json()).is_object(), (in_dir / "case.json").string(),
+        require(description.is_object() && description.value("tensors", json()).is_object(),
+                (in_dir / "case.json").string(),
                 " must be a JSON object with \"tensors\", as docs/case-format.md describes it");
         case_json_ = description.dump();
         const json parameters = description.value("parameters", json::object());
@@ -55,7 +56,8 @@ class Call {
         for (const Field& field : op.fields)
             require(field.kind != FieldKind::input || field.optional || inputs_.contains(field.name), "the op ",
                     op.name, " needs a tensor named ", field.name, "; case.json has none");
-        for (const auto& [name, value] : {std::pair<const char*, std::int64_t>{"block", 128}, {"R_kv", 512}, {"active", 8}})
+        for (const auto& [name, value] :
+             {std::pair<const char*, std::int64_t>{"block", 128}, {"R_kv", 512}, {"active", 8}})
             sizes_.emplace(name, value);
         if (sizes_.contains("d")) sizes_.emplace("d_v", std::min<std::int64_t>(512, sizes_["d"]));
         sizes_.emplace("k_or_S", sizes_.contains("k") ? sizes_["k"] : sizes_["S"]);
@@ -86,7 +88,8 @@ class Call {
             for (const auto& [name, tensor] : *tensors)
                 if (!tensor.memory->guards_are_whole())
                     refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond ", name);
-        if (!workspace_->guards_are_whole()) refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond its workspace");
+        if (!workspace_->guards_are_whole())
+            refuse(Status::launch_failed, "the op ", op_.name, " wrote beyond its workspace");
         refuse_told_nan();
     }
     // The function itself, on a stream.
@@ -143,7 +146,8 @@ class Call {
         require(field != nullptr, "the op ", op_.name, " has no tensor named ", name);
         const fs::path path = in_dir / (name + ".npy");
         if (!fs::exists(path))
-            refuse(Status::not_implemented, "this program reads every tensor from a file; there is no ", path.string());
+            refuse(Status::not_implemented, "this program reads every tensor from a file; there is no ",
+                   path.string());
         const Format format = format_of(description.value("dtype", ""));
         NpyArray array = read_npy(path);
         require(array.descr == format.descr, path.string(), " must hold ", format.descr, ", as ",
@@ -187,7 +191,8 @@ class Call {
 
     void fill(const json& parameters) {
         for (const Field& field : op_.fields) {
-            if (field.kind == FieldKind::real && parameters.contains(field.name) && parameters[field.name].is_number())
+            if (field.kind == FieldKind::real && parameters.contains(field.name) &&
+                parameters[field.name].is_number())
                 at<double>(field.offset) = parameters[field.name];
             if (field.kind == FieldKind::whole) {
                 if (parameters.contains(field.name) && parameters[field.name].is_boolean())
@@ -302,7 +307,8 @@ int main(int argc, char** argv) {
     run->add_option("--level", level, "a level of its ladder; without it the highest that takes the inputs");
     run->add_option("--runs", how.runs, "run it so often, and compare the bits")->check(CLI::Range(1, 1000000));
     run->add_flag("--graph", how.graph, "capture it into a CUDA graph too, replay that twice, and compare the bits");
-    run->add_flag("--stages", how.stages, "write every stage that it shows; without this only the choices of whole layers");
+    run->add_flag("--stages", how.stages,
+                  "write every stage that it shows; without this only the choices of whole layers");
     auto* list = app.add_subcommand("ops", "the ops and their levels");
     try {
         app.parse(argc, argv);

@@ -48,7 +48,7 @@ class DeviceMemory {
     explicit DeviceMemory(std::size_t bytes) : bytes_(bytes) {
         const std::size_t all = bytes + 2 * guard;
 #if defined(DSA_SIMULATOR)
-        begin_ = static_cast<std::byte*>(::operator new(all, std::align_val_t{guard}));
+        begin_ = static_cast<std::byte*>(::operator new (all, std::align_val_t{guard}));
         std::memset(begin_, poison, all);
 #else
         void* memory = nullptr;
@@ -59,7 +59,7 @@ class DeviceMemory {
     }
     ~DeviceMemory() {
 #if defined(DSA_SIMULATOR)
-        ::operator delete(begin_, std::align_val_t{guard});
+        ::operator delete (begin_, std::align_val_t{guard});
 #else
         cudaFree(begin_);
 #endif

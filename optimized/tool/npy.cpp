@@ -42,19 +42,22 @@ NpyArray read_npy(const std::filesystem::path& path) {
     if (!std::regex_search(header, match, std::regex("'descr': *'([^']*)'"))) fail(path, "its header has no dtype");
     array.descr = match[1];
     if (std::regex_search(header, std::regex("'fortran_order': *True"))) fail(path, "it is in Fortran order");
-    if (!std::regex_search(header, match, std::regex("'shape': *\\(([^)]*)\\)"))) fail(path, "its header has no shape");
+    if (!std::regex_search(header, match, std::regex("'shape': *\\(([^)]*)\\)")))
+        fail(path, "its header has no shape");
     const std::string extents = match[1];
     std::int64_t count = bytes_of(array.descr, path);
     static const std::regex number("[0-9]+");
     for (auto it = std::sregex_iterator(extents.begin(), extents.end(), number); it != std::sregex_iterator(); ++it) {
         array.shape.push_back(std::stoll(it->str()));
-        if (array.shape.back() > 0 && count > (std::int64_t{1} << 40) / array.shape.back()) fail(path, "it is too large");
+        if (array.shape.back() > 0 && count > (std::int64_t{1} << 40) / array.shape.back())
+            fail(path, "it is too large");
         count *= array.shape.back();
     }
     array.bytes.resize(static_cast<std::size_t>(count));
     in.read(reinterpret_cast<char*>(array.bytes.data()), count);
     if (in.gcount() != count)
-        fail(path, "it must have " + std::to_string(count) + " bytes of numbers; it has " + std::to_string(in.gcount()));
+        fail(path,
+             "it must have " + std::to_string(count) + " bytes of numbers; it has " + std::to_string(in.gcount()));
     if (in.peek() != std::ifstream::traits_type::eof()) fail(path, "bytes follow the array");
     return array;
 }

@@ -48,7 +48,6 @@ void shuffles(int* y) {
     if (lane < 8) y[5 * 32 + lane] = __shfl_sync(0xffU, lane, 7);
 }
 
-
 // The upper warp waits for lanes that wait at another place.
 void crossed_waits() {
     if (threadIdx.x % 32 < 16)
@@ -84,7 +83,8 @@ TEST_CASE("blocks add up, whichever thread comes first") {
     std::vector<int> x(blocks * threads);
     std::iota(x.begin(), x.end(), 1);
     std::vector<int> y(blocks, -1);
-    launch("sums", sums_of_blocks, {.blocks = blocks, .threads = threads, .shared_bytes = sizeof(Shared)}, x.data(), y.data());
+    launch("sums", sums_of_blocks, {.blocks = blocks, .threads = threads, .shared_bytes = sizeof(Shared)}, x.data(),
+           y.data());
     for (int b = 0; b < blocks; ++b) {
         const int first = b * threads + 1;
         CHECK(y[static_cast<std::size_t>(b)] == threads * first + threads * (threads - 1) / 2);
