@@ -30,7 +30,7 @@ say "the same bytes from other compilers and CPUs"
 tests/reference/reproducible.sh
 
 command -v chromium google-chrome >/dev/null || skipped+=("the page in a browser: no chromium here")
-command -v nvcc >/dev/null || skipped+=("the CUDA tree: no nvcc here")
-[ -d optimized ] || skipped+=("the CUDA tree, its simulator and GPU receipts: not written yet")
+command -v nvcc >/dev/null || skipped+=("the CUDA tree compiled for Hopper: no nvcc here (its kernels ran on the simulator)")
+command -v nvidia-smi >/dev/null || skipped+=("the CUDA tree on a GPU: there is none here; make device runs it on an H100")
 say "done in $(($(date +%s) - begin)) s"
 for reason in "${skipped[@]}"; do echo "skipped: $reason"; done

@@ -93,7 +93,7 @@ def table(receipt: dict) -> str:
             for time in level["times"]:
                 peers = ", ".join(f"{p['name']} {p['median_us']:.1f}" for p in time.get("peers", []))
                 lines.append(f"{head} {time['shape']} | {time['median_us']:.1f} ± {time['spread_us'] / 2:.1f} | "
-                             f"{time['share']:.2f} of {time['ceiling']} | {peers} |")  # fmt: skip
+                             f"{time['share']:.2g} of {time['ceiling']} | {peers} |")  # fmt: skip
                 head = "| | | | |"
     return "\n".join(lines)
 

@@ -1,0 +1,44 @@
+"""The table of GPU results says what the receipts say, and the receipts say that everything was right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from optimized.bench import receipts  # noqa: E402
+
+ALL = receipts.load()
+PAGE = REPOSITORY / "docs" / "gpu-results.md"
+
+
+def test_there_is_a_receipt():
+    assert ALL
+
+
+def test_the_page_is_generated_from_the_receipts():
+    page = PAGE.read_text(encoding="utf-8")
+    text = "\n\n".join(receipts.table(receipt) for receipt in ALL)
+    assert receipts.in_page(page, text) == page, "run `python -m optimized.bench.receipts`"
+
+
+@pytest.mark.parametrize("receipt", ALL, ids=lambda r: r["gpu"])
+def test_what_was_checked_was_right(receipt):
+    for op, entry in receipt["ops"].items():
+        for number, level in entry["levels"].items():
+            checks = level["checks"]
+            assert checks["cases"] == checks["right"] > 0, f"{op}, level {number}"
+            assert level["same_bits_in_runs"] >= 20, f"{op}, level {number}"
+            assert all(said == "clean" for said in level["sanitizers"].values()), f"{op}, level {number}: {level['sanitizers']}"
+    assert all(p["same"] for p in receipt["trained_model"])
+
+
+def test_a_changed_source_is_told(tmp_path, monkeypatch):
+    op, entry = next(iter(ALL[0]["ops"].items()))
+    number = next(iter(entry["levels"]))
+    changed = {"ops": {op: {"levels": {number: entry["levels"][number] | {"sources": "0" * 64}}}}}
+    assert "(sources changed since)" in receipts.table(ALL[0] | changed)
