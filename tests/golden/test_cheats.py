@@ -137,7 +137,9 @@ def test_an_honest_plugin_passes(goldens, tmp_path):
 def test_every_cheat_is_caught(name, goldens, tmp_path):
     body, says = CHEATS[name]
     options = {"seconds": 1.0} if "sleeps" in name else {"memory": 1 << 30} if "memory" in name else {}
-    names = ("typical",) if options else ("typical", "tiny", "short_rows")
+    if name == "detects_sizes":  # one random case in a hundred has the size of a public one
+        options = {"private": 4}
+    names = ("typical",) if "seconds" in options or "memory" in options else ("typical", "tiny", "short_rows")
     results = ask(program(tmp_path, body), names, **options)
     bad = [r for r in results if r.state in ("wrong", "failed")]
     assert check.status(results) == 1, f"{name} was not caught"
