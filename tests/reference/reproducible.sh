@@ -59,10 +59,9 @@ compare baseline "g++ -O1 for the oldest x86-64 (SSE2, no fused multiply-add)"
 mkdir -p "$work/emulated"
 hashes emulated qemu-x86_64 -cpu Nehalem "$work/baseline/dsa-reference"
 compare emulated "that program on an emulated Nehalem (no AVX, no FMA, other cache sizes)"
-mkdir -p "$work/clang"
-[ -x build/sanitize/dsa-reference ] || tools/sanitize.sh
-hashes clang build/sanitize/dsa-reference
-compare clang "clang++ -O1 with sanitizers"
+build clang clang++ -O2 -march=native
+hashes clang "$work/clang/dsa-reference"
+compare clang "clang++ -O2 for this CPU"
 build aarch64 aarch64-linux-gnu-g++ -O1 -Wno-psabi
 hashes aarch64 qemu-aarch64 "$work/aarch64/dsa-reference"
 compare aarch64 "g++ -O1 for AArch64 (NEON, fused multiply-add at hand) on an emulated one"
