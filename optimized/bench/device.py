@@ -58,8 +58,8 @@ def small_folders(op: str, most: int) -> list[Path]:
 
 
 def program(build: Path, op: str, folder: Path, level: int, *more: str) -> list[str]:
-    """The command line of one run on files."""
-    return [str(build / "dsa-optimized"), "op", op, str(folder), str(folder) + ".out", "--level", str(level), *more]
+    """The command line of one run on files. Levels run side by side: each has its own folder for outputs."""
+    return [str(build / "dsa-optimized"), "op", op, str(folder), f"{folder}.out_{level}", "--level", str(level), *more]
 
 
 def rerun(op: str, level: int, build: Path, folders: list[Path]) -> bool:
@@ -123,18 +123,6 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, wi
     return found
 
 
-def levels_of(build: Path) -> dict[str, list[int]]:
-    """op -> its levels, as the program lists them."""
-    listed = subprocess.run([str(build / "dsa-optimized"), "ops"], capture_output=True, text=True, check=True).stdout
-    found: dict[str, list[int]] = {}
-    for line in listed.splitlines():
-        if line.startswith(" "):
-            found[list(found)[-1]].append(int(line.split()[1]))
-        else:
-            found[line.strip()] = []
-    return found
-
-
 def machine() -> dict:
     """What the receipt says of the GPU."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -152,7 +140,7 @@ def main() -> int:
     parser.add_argument("--sanitized-cases", type=int, default=2, help="of each op")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--seconds", type=float, default=1e9, help="begin no new level after this")
+    parser.add_argument("--seconds", type=float, default=1e9, help="time no further level after this")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         say("make device needs a GPU of compute capability 9.0 that PyTorch sees; there is none")
@@ -167,9 +155,10 @@ def main() -> int:
     receipt["overhead_us"] = clock.overhead
     say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
     todo = []
-    ladders = levels_of(options.build)
+    ladders = receipts.ladders(options.build / "dsa-optimized")
     for op in options.only or ladders:
-        todo += [(op, level, small_folders(op, 6)) for level in ladders.get(op, [])]
+        folders = small_folders(op, 6)
+        todo += [(op, level, folders) for level in ladders.get(op, [])]
 
     def correctness(item) -> dict:
         op, level, folders = item

@@ -25,10 +25,6 @@ class Library:
         self.library = ctypes.CDLL(str(path.resolve()))
         self.library.dsa_last_error.restype = ctypes.c_char_p
 
-    def offers(self, op: str) -> bool:
-        """Whether the library has the op."""
-        return hasattr(self.library, "dsa_" + op)
-
     def call(self, op: str, tensors: dict[str, torch.Tensor], parameters: dict | None = None, conventions="deepseek-v3.2-exp") -> Call:
         """One prepared call. tensors: by the contract's names, packed, on the GPU."""
         return Call(self, op, tensors, parameters or {}, conventions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
@@ -22,6 +23,17 @@ def level_files(op: str) -> dict[int, Path]:
     found = {}
     for path in sorted((TREE / op).glob("level_*.cu")):
         found[int(path.name.split("_")[1])] = path
+    return found
+
+
+def ladders(program: Path) -> dict[str, list[int]]:
+    """op -> its levels, as dsa-optimized or dsa-simulated lists them."""
+    found: dict[str, list[int]] = {}
+    for line in subprocess.run([program, "ops"], capture_output=True, text=True, check=True).stdout.splitlines():
+        if line.startswith(" "):
+            found[list(found)[-1]].append(int(line.split()[1]))
+        else:
+            found[line.strip()] = []
     return found
 
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from touchstone import cases, check
 from touchstone.plugins import Limits, Worker
 
-BUILD = Path(__file__).resolve().parents[2] / "build"
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from optimized.bench.receipts import ladders  # noqa: E402
+
+BUILD = REPOSITORY / "build"
 PROGRAM = BUILD / "dsa-simulated"
 
 
 def levels() -> list[tuple[str, int]]:
     """(op, level), as the program lists them."""
-    if not PROGRAM.exists():
-        return []
-    found, op = [], ""
-    for line in subprocess.run([PROGRAM, "ops"], capture_output=True, text=True, check=True).stdout.splitlines():
-        if line.startswith(" "):
-            found.append((op, int(line.split()[1])))
-        else:
-            op = line.strip()
-    return found
+    return [(op, n) for op, numbers in ladders(PROGRAM).items() for n in numbers] if PROGRAM.exists() else []
 
 
 def test_the_program_is_built():
