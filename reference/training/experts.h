@@ -31,10 +31,11 @@ Var<P> swiglu(Tape<P>& tape, const Var<P>& gate, const Var<P>& up) {
 // The names of a feed-forward net's three weights follow its prefix.
 template <class P, class Weights>
 Var<P> feed_forward(Tape<P>& tape, const Var<P>& x, const std::string& prefix, const Weights& w) {
-    return linear(
-        tape,
-        swiglu(tape, linear(tape, x, w(prefix + "gate_proj.weight")), linear(tape, x, w(prefix + "up_proj.weight"))),
-        w(prefix + "down_proj.weight"));
+    // One statement each: in which order a call evaluates its arguments is the compiler's choice, and the order on the
+    // tape is the order in which gradients are added.
+    const Var<P> up = linear(tape, x, w(prefix + "up_proj.weight"));
+    const Var<P> gate = linear(tape, x, w(prefix + "gate_proj.weight"));
+    return linear(tape, swiglu(tape, gate, up), w(prefix + "down_proj.weight"));
 }
 
 // y = 1 / (1 + exp(-x)), kept in float32;  d_x = d_y y (1 - y)
