@@ -55,3 +55,9 @@ build_reference() {
     rm -f "$TOUCHSTONE_BUILD.log"
     cmake --build "$TOUCHSTONE_BUILD" --target "$@"
 }
+
+# The build of tools/sanitize.sh, whose program tests/reference/reproducible.sh asks too.
+sanitize_build="$TOUCHSTONE_BUILD/sanitize"
+configure_sanitize() {
+    cmake -G Ninja -S . -B "$sanitize_build" -DTOUCHSTONE_SANITIZE=ON -DTOUCHSTONE_NATIVE=OFF -DTOUCHSTONE_OPTIMIZED=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 >/dev/null
+}

@@ -20,7 +20,7 @@ touchstone make --set small
 touchstone text
 touchstone verify
 say "Python tests and notebooks"
-"$python" -m pytest -q tests
+"$python" -m pytest -q -n "$jobs" tests
 
 say "reference under AddressSanitizer and UndefinedBehaviorSanitizer"
 tools/sanitize.sh
