@@ -29,6 +29,7 @@ const Names<SparseKlTarget> kl_targets{{"softmax_on_set", SparseKlTarget::softma
 const Names<KlReduction> kl_reductions{{"sum", KlReduction::sum}, {"mean", KlReduction::mean}};
 const Names<LogBase> log_bases{{"natural", LogBase::natural}, {"base2", LogBase::base2}};
 const Names<EmptyRowLse> empty_rows{{"-inf", EmptyRowLse::minus_infinity}, {"+inf", EmptyRowLse::plus_infinity}};
+const Names<Fp8Sums> fp8_sums{{"float32", Fp8Sums::float32}, {"hopper", Fp8Sums::hopper}};
 const Names<NanScores> nan_scores{{"error", NanScores::error}, {"-inf", NanScores::minus_infinity}};
 
 // Visits every switch once: reading and writing JSON are the same walk in two directions.
@@ -40,6 +41,7 @@ void walk_switches(Conventions& c, Walk&& walk) {
     walk.choice("scale_format", c.scale_format, scale_formats);
     walk.choice("weights_proj", c.weights_proj, stored_formats);
     walk.choice("indexer_scores", c.indexer_scores, stored_formats);
+    walk.choice("fp8_sums", c.fp8_sums, fp8_sums);
     walk.flag("kv_latent_fp8", c.kv_latent_fp8);
     walk.choice("kv_quantizer", c.kv_quantizer, quantizers);
     walk.flag("gate_bias", c.gate_bias);

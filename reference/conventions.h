@@ -22,6 +22,7 @@ enum class KlReduction { sum, mean };
 enum class LogBase { natural, base2 };
 enum class EmptyRowLse { minus_infinity, plus_infinity };
 enum class NanScores { error, minus_infinity };
+enum class Fp8Sums { float32, hopper };  // what dots of e4m3 numbers are added in
 
 struct Conventions {
     RopeLayout indexer_rope = RopeLayout::half_split;
@@ -30,6 +31,7 @@ struct Conventions {
     ScaleFormat scale_format = ScaleFormat::ue8m0;
     Stored weights_proj = Stored::bf16;            // dtype in which x W_w leaves the projection
     Stored indexer_scores = Stored::float32;       // dtype of the logits that selection sees
+    Fp8Sums fp8_sums = Fp8Sums::float32;           // of the logits' dots; hopper: 13 bits, numerics/tensor_cores.h
     bool kv_latent_fp8 = false;                    // c_kv through e4m3 before attention
     Quantizer kv_quantizer = Quantizer::flashmla;  // ... by this quantiser
     bool gate_bias = true;                         // false: a group's score is its maximum

@@ -13,6 +13,7 @@ SWITCHES = {
     "scale_format": ("ue8m0", "float32"),
     "weights_proj": ("bf16", "float32"),
     "indexer_scores": ("float32", "bf16"),
+    "fp8_sums": ("float32", "hopper"),
     "kv_latent_fp8": (False, True),
     "kv_quantizer": QUANTIZERS,
     "gate_bias": (True, False),

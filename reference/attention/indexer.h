@@ -11,6 +11,7 @@
 #include "reference/attention/norm.h"
 #include "reference/attention/rope.h"
 #include "reference/numerics/ordered.h"
+#include "reference/numerics/tensor_cores.h"
 
 namespace dsa {
 
@@ -86,13 +87,13 @@ IndexerInputs<P> indexer_quantize(IndexerProjection<P> in, const Conventions& co
     return {std::move(q.values), std::move(k.values), std::move(k.scale), std::move(in.weights), std::move(q.scale)};
 }
 
-// I(t, s) = k_scale(s) * sum_j weights(t, j) * ReLU(q(t, j) . k(s)), float32 accumulation; -inf where s is
-// outside [start_t, end_t).
-// q: [T, H_I, D_I]  k: [S, D_I]  k_scale: [S]  weights: [T, H_I]  start, end: [T]  -> logits [T, S]
+// I(t, s) = k_scale(s) * sum_j weights(t, j) * ReLU(q(t, j) . k(s)), float32 accumulation (or Hopper's: fp8_sums);
+// -inf where s is outside [start_t, end_t). q: [T, H_I, D_I]  k: [S, D_I]  k_scale: [S]  weights: [T, H_I]  start,
+// end: [T]  -> logits [T, S]
 template <class P>
 Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>& k_scale, const Tensor<P>& weights,
                          const Array<std::int32_t>& start, const Array<std::int32_t>& end,
-                         Stored stored = Stored::float32) {
+                         const Conventions& conventions) {
     using Real = typename P::Real;
     const Index T = q.dim(0);
     const Index H_I = q.dim(1);
@@ -102,8 +103,10 @@ Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>
     for (Index t = 0; t < T; ++t) {
         for (Index first = start[t]; first < end[t]; first += chunk) {
             const Index count = std::min<Index>(chunk, end[t] - first);
-            const Matrix<Real> dots =
-                matmul(q.slice(t), k.matrix().middleRows(first, count).transpose());  // [H_I, count]
+            const auto keys = k.matrix().middleRows(first, count).transpose();
+            Matrix<Real> dots = matmul(q.slice(t), keys);  // [H_I, count]
+            if constexpr (detail::IsBounded<Real>::value)
+                if (conventions.fp8_sums == Fp8Sums::hopper) lose_in_fp8_sums(dots, q.slice(t), keys);
             // Head by head over all positions: each score still adds its heads in order.
             Eigen::Array<Real, 1, Eigen::Dynamic> scores =
                 Eigen::Array<Real, 1, Eigen::Dynamic>::Constant(count, Real(0.0));
@@ -113,7 +116,7 @@ Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>
             }
             for (Index s = 0; s < count; ++s) {
                 const Real score = scores(s) * k_scale[first + s];
-                logits(t, first + s) = stored == Stored::bf16 ? P::bf16(score) : score;
+                logits(t, first + s) = conventions.indexer_scores == Stored::bf16 ? P::bf16(score) : score;
             }
         }
     }

@@ -79,8 +79,7 @@ Tensor<P> dsa_attention(const Tensor<P>& x, const Array<std::int32_t>& positions
 
     const Array<std::int32_t> end = causal_range(T, S).second;
     const Tensor<P> logits = trace.pass(
-        "indexer_logits",
-        indexer_logits(indexer.q, cache.k, cache.k_scale, indexer.weights, start, end, conventions.indexer_scores),
+        "indexer_logits", indexer_logits(indexer.q, cache.k, cache.k_scale, indexer.weights, start, end, conventions),
         DType::float32);
     const Array<std::int32_t> indices =
         trace.pass("topk_indices", top_k(logits, start, end, settings.topk, conventions.nan_scores));

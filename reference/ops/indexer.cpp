@@ -22,7 +22,7 @@ Tensor<P> contiguous_logits(const OpInputs& in, Range& range) {
     const auto k = in.tensor<P>("k", {"S", "D_I"});
     const auto k_scale = in.tensor<P>("k_scale", {"S"});
     const auto weights = in.tensor<P>("weights", {"T", "H_I"});
-    return indexer_logits(q, k, k_scale, weights, range.start, range.end, in.conventions().indexer_scores);
+    return indexer_logits(q, k, k_scale, weights, range.start, range.end, in.conventions());
 }
 
 // [S] read off k, which both ops have; bound before the range is checked against it.
@@ -77,8 +77,8 @@ struct IndexerLogitsPaged {
                 weights_of_request.row(i) = weights.row(b * s_q + i);
                 end[i] = static_cast<std::int32_t>(std::max<Index>(0, length - s_q + i + 1));
             }
-            const auto own = indexer_logits(q_of_request, k, k_scale, weights_of_request, start, end,
-                                            in.conventions().indexer_scores);
+            const auto own =
+                indexer_logits(q_of_request, k, k_scale, weights_of_request, start, end, in.conventions());
             for (Index i = 0; i < s_q; ++i) logits.row(b * s_q + i).head(length) = own.row(i);
         }
         out.show("logits", logits, DType::float32);

@@ -38,6 +38,7 @@ TEST_CASE("each switch is read alone and changes nothing else") {
                      {"kl_coefficient", 0.5},
                      {"yarn_mscale_in_indexer", true},
                      {"mla_rope_output", "half_split"},
+                     {"fp8_sums", "hopper"},
                      {"nan_scores", "-inf"}};
     CHECK(other.size() == defaults.size());
     for (const auto& [name, value] : other.items()) {

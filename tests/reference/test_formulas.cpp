@@ -216,7 +216,7 @@ TEST_CASE_TEMPLATE("indexer logits: the plain loop, ranges, packed sequences, pa
     const auto weights = random_tensor<P>({6, 4}, "w");
     const auto start = integers({0, 0, 30, 30, 5, 70});
     const auto end = integers({70, 1, 60, 61, 5, 70});
-    const auto logits = indexer_logits(q, k, k_scale, weights, start, end);
+    const auto logits = indexer_logits(q, k, k_scale, weights, start, end, {});
     for (Index t = 0; t < 6; ++t)
         for (Index s = 0; s < 70; ++s) {
             if (s < start[t] || s >= end[t]) {
@@ -261,7 +261,7 @@ TEST_CASE_TEMPLATE("packed sequences give what they give alone", P, Exact, Deplo
     // Tokens 0 to 2 are one sequence, 3 to 7 another.
     const auto start = integers({0, 0, 0, 3, 3, 3, 3, 3});
     const auto end = integers({1, 2, 3, 4, 5, 6, 7, 8});
-    const auto packed = top_k(indexer_logits(q, k, ones, weights, start, end), start, end, 2);
+    const auto packed = top_k(indexer_logits(q, k, ones, weights, start, end, {}), start, end, 2);
     DenseRange range;
     range.start = start;
     const auto attention = sparse_attention(heads, kv, packed, 0.3, 16);
@@ -269,7 +269,7 @@ TEST_CASE_TEMPLATE("packed sequences give what they give alone", P, Exact, Deplo
     for (const auto& [first, count] : {std::pair<Index, Index>{0, 3}, {3, 5}}) {
         const auto [own_start, own_end] = causal_range(count, count);
         const auto own = top_k(indexer_logits(rows(q, first, count), rows(k, first, count), rows(ones, first, count),
-                                              rows(weights, first, count), own_start, own_end),
+                                              rows(weights, first, count), own_start, own_end, {}),
                                own_start, own_end, 2);
         const auto own_attention = sparse_attention(rows(heads, first, count), rows(kv, first, count), own, 0.3, 16);
         const auto own_dense =
@@ -290,7 +290,7 @@ TEST_CASE("Hadamard on both sides changes no logit; on one side only it does") {
     const auto [start, end] = causal_range(2, 9);
     const auto logits = [&](const Tensor<Exact>& queries, Tensor<Exact> keys) {
         keys.reshape({9, 64});
-        return indexer_logits(queries, keys, ones, weights, start, end);
+        return indexer_logits(queries, keys, ones, weights, start, end, {});
     };
     const auto plain = logits(q, k);
     CHECK(largest_difference(plain, logits(hadamard(q), hadamard(k))) <= rounding * 64);

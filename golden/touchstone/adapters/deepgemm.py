@@ -34,10 +34,12 @@ from ._arrays import PAGE, padded
 HEADS = (32, 64)
 WIDTHS = (32, 64, 128)
 
+# On Hopper its dots are added by the FP8 tensor cores, in fewer bits than float32's.
+_FOLLOWED = {"indexer_scores": "float32", "fp8_sums": "hopper"}
 conventions = {
-    "indexer_logits": {"indexer_scores": "float32"},
-    "indexer_logits_compressed": {"indexer_scores": "float32"},
-    "indexer_logits_paged": {"indexer_scores": "float32"},
+    "indexer_logits": _FOLLOWED,
+    "indexer_logits_compressed": _FOLLOWED,
+    "indexer_logits_paged": _FOLLOWED,
 }
 
 
