@@ -1,5 +1,6 @@
 #include "optimized/attention_target/op.h"
 
+#include "optimized/attention_target/read.h"
 #include "optimized/attention_target/scratch.h"
 #include "optimized/support/ladder.h"
 
@@ -28,11 +29,9 @@ AttentionTarget read(const dsa_attention_target_args& args) {
     call.S = tensors.size("S");
     call.H = tensors.size("H");
     call.d = tensors.size("d");
-    require(call.S >= call.T, "the T = ", call.T,
-            " queries are the last of the context: S must be at least T; it is ", call.S);
-    call.indices = tensors.maybe<std::int32_t>("indices", args.indices, {"T", "k"});
-    call.n = call.indices == nullptr ? call.S : tensors.size("k");
-    tensors.bind("k or S", call.n);
+    const Candidates candidates = read_candidates(tensors, args.indices);
+    call.indices = candidates.indices;
+    call.n = candidates.n;
     call.p = tensors.out<float>("p", args.p, {"T", "k or S"});
     call.scale = static_cast<float>(about.softmax_scale(args.scale, 128, 64));
     call.renormalised = about.conventions().target_renormalised;

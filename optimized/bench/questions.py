@@ -6,6 +6,7 @@ the peers count them (shared figures: 2 H_I D_I a pair; 2 H k (576 + 512) a quer
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,6 +68,11 @@ def pairs(T: int, S: int) -> int:
 def indexer_inputs(T: int, S: int) -> dict:
     """q, k, k_scale, weights, start, end"""
     return {"q": e4m3(T, H_I, D_I), "k": e4m3(S, D_I), "k_scale": f32(S).abs() * 1e-2, "weights": f32(T, H_I, std=1e-2)} | suffix(T, S)
+
+
+def rows_of_scores(rows: int, S: int) -> dict:
+    """Whole rows for top_k"""
+    return {"logits": f32(rows, S), "start": torch.zeros(rows, dtype=torch.int32, device="cuda"), "end": i32([S] * rows)}
 
 
 def kv_pages(tokens: int):
@@ -152,9 +158,8 @@ def _indexer() -> list[Question]:
         found.append(Question("indexer_top_k", f"{T} x {S}, k 2048", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * K, flops, "fp8", {"topk": K}))
     found.append(Question("indexer_logits_paged", "B 64, S 32768", lambda: paged(64, 32768), 64 * 32768 * (132 + 4), 2.0 * H_I * D_I * 64 * 32768, "copy"))
     for rows, S in ((1, 131072), (64, 131072), (2048, 8192), (2048, 32768)):
-        end = {"start": torch.zeros(rows, dtype=torch.int32, device="cuda"), "end": i32([S] * rows)}
-        found.append(Question("top_k", f"{rows} x {S}, k 2048", lambda rows=rows, S=S, end=end: {"logits": f32(rows, S)} | end,
-                              4.0 * rows * (S + K), parameters={"topk": K}))  # fmt: skip
+        found.append(Question("top_k", f"{rows} x {S}, k 2048", lambda rows=rows, S=S: rows_of_scores(rows, S), 4.0 * rows * (S + K),
+                              parameters={"topk": K}))  # fmt: skip
     return found
 
 
@@ -187,6 +192,7 @@ def _experts() -> list[Question]:
     ]  # fmt: skip
 
 
+@functools.cache
 def questions() -> list[Question]:
-    """All timings, in the order of the contract's families."""
+    """All timings, in the order of the contract's families. Nothing is drawn before make()."""
     return _elementwise() + _indexer() + _attention() + _experts()

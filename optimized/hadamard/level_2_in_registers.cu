@@ -1,5 +1,5 @@
-// Level 2. A lane holds n / 32 neighbouring numbers: the rounds of the low bits are within it, those of the five high
-// bits are shuffles between lanes. No shared memory, no barrier.
+// Level 2. A warp a head, n / 32 neighbouring numbers a lane: all rounds are in registers (in_registers.cuh).
+#include "optimized/hadamard/in_registers.cuh"
 #include "optimized/hadamard/op.h"
 #include "optimized/hopper/numbers.h"
 #include "optimized/support/launch.h"
@@ -22,25 +22,9 @@ __global__ void __launch_bounds__(warps* warp_size) hadamard_warp(const bf16* x,
     float v[own];
 #pragma unroll
     for (int i = 0; i < own; ++i) v[i] = to_float(p.v[i]);
+    hadamard_in_registers(v);
 #pragma unroll
-    for (int bit = 1; bit < own; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < own; ++i)
-            if ((i & bit) == 0) {
-                const float a = v[i];
-                v[i] = a + v[i + bit];
-                v[i + bit] = a - v[i + bit];
-            }
-#pragma unroll
-    for (int flip = 1; flip < warp_size; flip *= 2)
-#pragma unroll
-        for (int i = 0; i < own; ++i) {
-            const float other = __shfl_xor_sync(all_lanes, v[i], flip);
-            v[i] = (lane_id() & flip) == 0 ? v[i] + other : other - v[i];
-        }
-    const float norm = 1.0F / sqrtf(static_cast<float>(n));
-#pragma unroll
-    for (int i = 0; i < own; ++i) p.v[i] = to_bf16(v[i] * norm);
+    for (int i = 0; i < own; ++i) p.v[i] = to_bf16(v[i]);
     reinterpret_cast<Piece*>(y + head * n)[lane_id()] = p;
 }
 

@@ -1,5 +1,6 @@
 #include "optimized/indexer_kl_loss/op.h"
 
+#include "optimized/attention_target/read.h"
 #include "optimized/indexer_kl_loss/scratch.h"
 #include "optimized/support/ladder.h"
 
@@ -29,11 +30,9 @@ IndexerKlLoss read(const dsa_indexer_kl_loss_args& args) {
     call.S = tensors.size("S");
     call.H_I = tensors.size("H_I");
     call.D_I = tensors.size("D_I");
-    require(call.S >= call.T, "the T = ", call.T,
-            " queries are the last of the context: S must be at least T; it is ", call.S);
-    call.indices = tensors.maybe<std::int32_t>("indices", args.indices, {"T", "k"});
-    call.n = call.indices == nullptr ? call.S : tensors.size("k");
-    tensors.bind("k or S", call.n);
+    const Candidates candidates = read_candidates(tensors, args.indices);
+    call.indices = candidates.indices;
+    call.n = candidates.n;
     call.p = tensors.maybe<float>("p", args.p, {"T", "k or S"});
     if (call.p == nullptr) {
         call.target.q = tensors.in<bf16>("q_mla", args.q_mla, {"T", "H", "d"});

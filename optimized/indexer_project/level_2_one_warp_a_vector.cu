@@ -1,6 +1,7 @@
 // Level 2. A block takes a token, whose turns it makes once; each of its warps takes a vector after the other, D_I /
 // 32 neighbouring numbers a lane: a turn's two numbers, a round of the transform and the largest magnitude are
 // shuffles.
+#include "optimized/hadamard/in_registers.cuh"
 #include "optimized/indexer_project/vector.cuh"
 #include "optimized/support/launch.h"
 #include "optimized/support/quantize.cuh"
@@ -44,30 +45,6 @@ __device__ void turn(float (&v)[own], const Turn* turns, int pairs, RopeLayout l
     }
 }
 
-// Rounds of the low bits are within a lane, those of the five high ones between lanes.
-template <int own>
-__device__ void transform(float (&v)[own]) {
-#pragma unroll
-    for (int bit = 1; bit < own; bit *= 2)
-#pragma unroll
-        for (int i = 0; i < own; ++i)
-            if ((i & bit) == 0) {
-                const float a = v[i];
-                v[i] = a + v[i + bit];
-                v[i + bit] = a - v[i + bit];
-            }
-#pragma unroll
-    for (int flip = 1; flip < warp_size; flip *= 2)
-#pragma unroll
-        for (int i = 0; i < own; ++i) {
-            const float other = __shfl_xor_sync(all_lanes, v[i], flip);
-            v[i] = (lane_id() & flip) == 0 ? v[i] + other : other - v[i];
-        }
-    const float norm = 1.0F / sqrtf(static_cast<float>(own * warp_size));
-#pragma unroll
-    for (int i = 0; i < own; ++i) v[i] = through_bf16(v[i] * norm);
-}
-
 template <int own>
 __global__ void __launch_bounds__(most_warps* warp_size)
     indexer_vector_warp(__grid_constant__ const IndexerVectors call) {
@@ -91,7 +68,11 @@ __global__ void __launch_bounds__(most_warps* warp_size)
 #pragma unroll
         for (int i = 0; i < own; ++i) v[i] = to_float(in.v[i]);
         turn(v, memory.turns, call.rope.pairs, call.layout);
-        if (call.hadamard) transform(v);
+        if (call.hadamard) {
+            hadamard_in_registers(v);
+#pragma unroll
+            for (int i = 0; i < own; ++i) v[i] = through_bf16(v[i]);
+        }
 #pragma unroll
         for (int i = 0; i < own; ++i) amax = fmaxf(amax, fabsf(v[i]));
         const float scale = block_scale(over_warp(amax, Largest()), call.quantizer, call.ue8m0);
