@@ -51,6 +51,6 @@ compare() {
 }
 
 hashes sanitize "$sanitize_build/dsa-reference"
-compare sanitize "g++ -O1 for the oldest x86-64 (SSE2, no fused multiply-add), under both sanitizers"
+compare sanitize "g++ -Og for the oldest x86-64 (SSE2, no fused multiply-add), under both sanitizers"
 hashes aarch64 qemu-aarch64 "$work/aarch64/dsa-reference"
 compare aarch64 "clang++ -O1 for AArch64 (NEON, fused multiply-add at hand, unknown cache sizes) on an emulated one"
