@@ -16,8 +16,8 @@ class HeadGroupReadsTheNextToken(Mistake):
     reference = (
         (
             "reference/attention/indexer.h",
-            "matmul(q.slice(t), k.matrix()",
-            "matmul(q.slice(H_I == 16 || H_I == 32 ? std::min<Index>(t + 1, T - 1) : t), k.matrix()",
+            "const auto queries = q.slice(t);",
+            "const auto queries = q.slice(H_I == 16 || H_I == 32 ? std::min<Index>(t + 1, T - 1) : t);",
         ),
         (
             "reference/attention/sparse_attention.h",

@@ -103,10 +103,11 @@ Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>
     for (Index t = 0; t < T; ++t) {
         for (Index first = start[t]; first < end[t]; first += chunk) {
             const Index count = std::min<Index>(chunk, end[t] - first);
+            const auto queries = q.slice(t);  // [H_I, D_I]
             const auto keys = k.matrix().middleRows(first, count).transpose();
-            Matrix<Real> dots = matmul(q.slice(t), keys);  // [H_I, count]
+            Matrix<Real> dots = matmul(queries, keys);  // [H_I, count]
             if constexpr (detail::IsBounded<Real>::value)
-                if (conventions.fp8_sums == Fp8Sums::hopper) lose_in_fp8_sums(dots, q.slice(t), keys);
+                if (conventions.fp8_sums == Fp8Sums::hopper) lose_in_fp8_sums(dots, queries, keys);
             // Head by head over all positions: each score still adds its heads in order.
             Eigen::Array<Real, 1, Eigen::Dynamic> scores =
                 Eigen::Array<Real, 1, Eigen::Dynamic>::Constant(count, Real(0.0));
