@@ -17,8 +17,8 @@ inline void barrier_sync(int number, int threads, Where where) {
                                                   where);
 }
 inline void barrier_arrive(int number, int threads, Where where) {
-    simulator::this_thread().block->named_barrier(static_cast<unsigned>(number), static_cast<unsigned>(threads), false,
-                                                  where);
+    simulator::this_thread().block->named_barrier(static_cast<unsigned>(number), static_cast<unsigned>(threads),
+                                                  false, where);
 }
 
 #else

@@ -1,6 +1,6 @@
 // Copies of many bytes in a row, issued by one thread and done by the copy engine through the asynchronous proxy.
-// Addresses and sizes are multiples of 16. What is loaded is told to an mbarrier, byte by byte; what is stored is waited
-// for by groups, by the thread that issued it. PTX ISA, "cp.async.bulk".
+// Addresses and sizes are multiples of 16. What is loaded is told to an mbarrier, byte by byte; what is stored is
+// waited for by groups, by the thread that issued it. PTX ISA, "cp.async.bulk".
 #pragma once
 
 #include "optimized/hopper/mbarrier.h"
@@ -16,8 +16,8 @@ __device__ void bulk_load(void* to, const void* from, int bytes, Mbarrier& barri
 // `to`, told to the barrier that each has where this block has `barrier`.
 __device__ void bulk_load_multicast(void* to, const void* from, int bytes, Mbarrier& barrier, std::uint16_t blocks,
                                     Where where = Where::current());
-// This block's shared memory to that of block `rank`, at the place where this block has `to`; told to the barrier that
-// the other has where this block has `barrier`.
+// This block's shared memory to that of block `rank`, at the place where this block has `to`; told to the barrier
+// that the other has where this block has `barrier`.
 __device__ void bulk_send(void* to, const void* from, int bytes, Mbarrier& barrier, int rank,
                           Where where = Where::current());
 // Shared to global memory.

@@ -1,5 +1,5 @@
-// Blocks of a cluster (Launch::cluster) run at the same time and reach each other's shared memory. A block must not end
-// while others still reach into it. PTX ISA, "barrier.cluster", "mapa", "Special registers: %cluster_ctarank".
+// Blocks of a cluster (Launch::cluster) run at the same time and reach each other's shared memory. A block must not
+// end while others still reach into it. PTX ISA, "barrier.cluster", "mapa", "Special registers: %cluster_ctarank".
 #pragma once
 
 #include "optimized/hopper/device.h"
@@ -48,9 +48,7 @@ __device__ inline int cluster_size() {
     asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
     return size;
 }
-__device__ inline void cluster_arrive(Where) {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
+__device__ inline void cluster_arrive(Where) { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ inline void cluster_arrive_relaxed(Where) {
     asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }

@@ -1,6 +1,6 @@
-// Copies of 4, 8 or 16 bytes from global to shared memory that do not pass through registers. Each thread waits for its
-// own, by groups; others see them after a barrier. They go through the generic proxy: what wgmma or a bulk copy is to
-// read of them needs fence_proxy_async(). PTX ISA, "cp.async".
+// Copies of 4, 8 or 16 bytes from global to shared memory that do not pass through registers. Each thread waits for
+// its own, by groups; others see them after a barrier. They go through the generic proxy: what wgmma or a bulk copy
+// is to read of them needs fence_proxy_async(). PTX ISA, "cp.async".
 #pragma once
 
 #include "optimized/hopper/mbarrier.h"

@@ -1,16 +1,17 @@
-// How wgmma is told where an operand lies in shared memory: 64 bits with a start address, two strides and the swizzle.
-// PTX ISA, "Asynchronous warpgroup level matrix shared memory layout: Matrix descriptor format, Strides, Canonical
-// layouts". One instruction takes 32 bytes of K.
+// How wgmma is told where an operand lies in shared memory: 64 bits with a start address, two strides and the
+// swizzle. PTX ISA, "Asynchronous warpgroup level matrix shared memory layout: Matrix descriptor format, Strides,
+// Canonical layouts". One instruction takes 32 bytes of K.
 //
 // K-major: the numbers of a row of A, or of a column of B, lie together. Rows lie `span` bytes apart, eight rows (8
-// spans) are a block, and blocks lie `stride` apart: what a tensor copy with a box of `span` bytes brings. The next 32
-// bytes of K are `advanced(d, 32)`, while they are within the span. Without a swizzle a block is 8 rows of 16 bytes, and
-// the two blocks of an instruction's 32 bytes lie `leading` apart.
+// spans) are a block, and blocks lie `stride` apart: what a tensor copy with a box of `span` bytes brings. The next
+// 32 bytes of K are `advanced(d, 32)`, while they are within the span. Without a swizzle a block is 8 rows of 16
+// bytes, and the two blocks of an instruction's 32 bytes lie `leading` apart.
 //
 // MN-major (bf16 only): the numbers of one k lie together, `span` bytes of them in a row; 8 rows (8 k) are a block,
 // blocks of the next 8 k lie `stride` apart, and those of the next span / 2 rows of A (columns of B) `leading` apart.
 #pragma once
 
+#include "optimized/hopper/device.h"
 #include "optimized/hopper/swizzle.h"
 
 namespace dsa {
@@ -36,7 +37,8 @@ __device__ inline Descriptor k_major(const void* tile, Swizzle swizzle, Where wh
     return descriptor(tile, 16, 8 * span_of(swizzle), swizzle, where);
 }
 // Panels of `span` bytes a k, each panel with all its k one after another; panels lie `leading` apart.
-__device__ inline Descriptor mn_major(const void* tile, int leading, Swizzle swizzle, Where where = Where::current()) {
+__device__ inline Descriptor mn_major(const void* tile, int leading, Swizzle swizzle,
+                                      Where where = Where::current()) {
     return descriptor(tile, leading, 8 * span_of(swizzle), swizzle, where);
 }
 

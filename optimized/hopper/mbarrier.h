@@ -2,9 +2,9 @@
 // arrivals as init() said have come and no expected byte is under way; then the next phase begins. Phases are waited
 // for by parity: 0 for the first, 1 for the second, 0 for the third. PTX ISA, "mbarrier".
 //
-//   one thread:  mbarrier_init(full, 1); fence_mbarrier_init();      then everybody: __syncthreads() or cluster_sync()
-//   producer:    mbarrier_arrive_expect(full, bytes); tma_load(..., full);
-//   consumer:    mbarrier_wait(full, parity); parity ^= 1;
+//   one thread:  mbarrier_init(full, 1); fence_mbarrier_init();      then everybody: __syncthreads() or
+//   cluster_sync() producer:    mbarrier_arrive_expect(full, bytes); tma_load(..., full); consumer:
+//   mbarrier_wait(full, parity); parity ^= 1;
 #pragma once
 
 #include "optimized/hopper/device.h"
@@ -55,8 +55,7 @@ inline void mbarrier_arrive_expect(Mbarrier& barrier, int bytes, Where where) {
     mbarrier_arrive(barrier, 1, where);
 }
 inline void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where where) {
-    void* there =
-        simulator::this_thread().block->cluster().of_rank(&barrier, static_cast<unsigned>(rank), where);
+    void* there = simulator::this_thread().block->cluster().of_rank(&barrier, static_cast<unsigned>(rank), where);
     simulator::mbarriers().arrive(&static_cast<Mbarrier*>(there)->state, 1, where);
 }
 inline bool mbarrier_test(Mbarrier& barrier, int parity, Where where) {
@@ -78,10 +77,10 @@ __device__ inline void fence_mbarrier_init(Where) {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 __device__ inline void mbarrier_arrive(Mbarrier& barrier, int count, Where) {
-    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0], %1; }" ::"r"(
-                     shared_address(&barrier)),
-                 "r"(count)
-                 : "memory");
+    asm volatile(
+        "{ .reg .b64 state; mbarrier.arrive.shared::cta.b64 state, [%0], %1; }" ::"r"(shared_address(&barrier)),
+        "r"(count)
+        : "memory");
 }
 __device__ inline void mbarrier_expect(Mbarrier& barrier, int bytes, Where) {
     asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
@@ -103,15 +102,14 @@ __device__ inline void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where) {
 }
 __device__ inline bool mbarrier_test(Mbarrier& barrier, int parity, Where) {
     std::uint32_t complete;
-    asm volatile(
-        "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
-        : "=r"(complete)
-        : "r"(shared_address(&barrier)), "r"(parity)
-        : "memory");
+    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+                 : "=r"(complete)
+                 : "r"(shared_address(&barrier)), "r"(parity)
+                 : "memory");
     return complete != 0;
 }
-// try_wait may give up after a time of the hardware's choice: asked again. Acquires at the cluster's scope, so that it
-// also serves for arrivals from other blocks.
+// try_wait may give up after a time of the hardware's choice: asked again. Acquires at the cluster's scope, so that
+// it also serves for arrivals from other blocks.
 __device__ inline void mbarrier_wait(Mbarrier& barrier, int parity, Where) {
     std::uint32_t complete = 0;
     while (complete == 0)

@@ -19,8 +19,8 @@ void check(const char* name, const Tiled& t) {
     for (int d = 0; d < t.rank; ++d) {
         require(t.extent[d] >= 1 && t.extent[d] <= most_of_extent, name, ": extent ", d,
                 " of a tensor map is 1 to 2^32, not ", t.extent[d]);
-        require(t.box[d] >= 1 && t.box[d] <= 256, name, ": the box of a tensor map has 1 to 256 elements in dimension ",
-                d, ", not ", t.box[d]);
+        require(t.box[d] >= 1 && t.box[d] <= 256, name,
+                ": the box of a tensor map has 1 to 256 elements in dimension ", d, ", not ", t.box[d]);
     }
     for (int d = 1; d < t.rank; ++d) {
         if (t.stride[d] % 16 != 0)

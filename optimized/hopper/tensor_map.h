@@ -37,7 +37,7 @@ constexpr std::uint64_t box_bytes(const Tiled& t) {
     return bytes;
 }
 
-struct alignas(128) TensorMap {
+struct TensorMap {
 #if defined(DSA_SIMULATOR)
     Tiled tiled;
 #else

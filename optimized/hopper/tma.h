@@ -1,9 +1,9 @@
 // Tensor copies: one thread asks for a box of a tensor of 1 to 5 dimensions, and the copy engine brings it to shared
-// memory, swizzled and filled outside of the tensor, or takes it back. `at`: the box's first element, dimension 0 first,
-// as in tma_load(tile, map, {column, row}, full). Tiles begin at multiples of 128 bytes, swizzled ones at multiples of
-// 8 spans. A load tells the mbarrier the whole box's bytes; a store belongs to a group: bulk_commit(), bulk_wait(). Rows
-// that lie anywhere are gathered by one load a row, with a box of one row. PTX ISA, "cp.async.bulk.tensor",
-// "cp.reduce.async.bulk.tensor".
+// memory, swizzled and filled outside of the tensor, or takes it back. `at`: the box's first element, dimension 0
+// first, as in tma_load(tile, map, {column, row}, full). Tiles begin at multiples of 128 bytes, swizzled ones at
+// multiples of 8 spans. A load tells the mbarrier the whole box's bytes; a store belongs to a group: bulk_commit(),
+// bulk_wait(). Rows that lie anywhere are gathered by one load a row, with a box of one row. PTX ISA,
+// "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor".
 #pragma once
 
 #include "optimized/hopper/bulk.h"
@@ -27,7 +27,8 @@ __device__ void tma_store(const TensorMap& map, const int (&at)[rank], const voi
                           Where where = Where::current());
 // Adds float32 numbers to what is there.
 template <int rank>
-__device__ void tma_add(const TensorMap& map, const int (&at)[rank], const void* from, Where where = Where::current());
+__device__ void tma_add(const TensorMap& map, const int (&at)[rank], const void* from,
+                        Where where = Where::current());
 // The map will be needed soon.
 __device__ void prefetch(const TensorMap& map);
 
@@ -54,16 +55,17 @@ inline void prefetch(const TensorMap&) {}
 
 #else
 
-// %0 shared address, %1 map, %2 mbarrier, %3 blocks, %4 ... %8 coordinates: the instruction's text names those it needs.
-#define DSA_TMA(head, middle, tail, shared, barrier, blocks)                                                       \
-    if constexpr (rank == 1) DSA_TMA_OF(head ".1d" middle "{%4}" tail, shared, barrier, blocks);                   \
-    if constexpr (rank == 2) DSA_TMA_OF(head ".2d" middle "{%4, %5}" tail, shared, barrier, blocks);               \
-    if constexpr (rank == 3) DSA_TMA_OF(head ".3d" middle "{%4, %5, %6}" tail, shared, barrier, blocks);           \
-    if constexpr (rank == 4) DSA_TMA_OF(head ".4d" middle "{%4, %5, %6, %7}" tail, shared, barrier, blocks);       \
+// %0 shared address, %1 map, %2 mbarrier, %3 blocks, %4 ... %8 coordinates: the instruction's text names those it
+// needs.
+#define DSA_TMA(head, middle, tail, shared, barrier, blocks)                                                 \
+    if constexpr (rank == 1) DSA_TMA_OF(head ".1d" middle "{%4}" tail, shared, barrier, blocks);             \
+    if constexpr (rank == 2) DSA_TMA_OF(head ".2d" middle "{%4, %5}" tail, shared, barrier, blocks);         \
+    if constexpr (rank == 3) DSA_TMA_OF(head ".3d" middle "{%4, %5, %6}" tail, shared, barrier, blocks);     \
+    if constexpr (rank == 4) DSA_TMA_OF(head ".4d" middle "{%4, %5, %6, %7}" tail, shared, barrier, blocks); \
     if constexpr (rank == 5) DSA_TMA_OF(head ".5d" middle "{%4, %5, %6, %7, %8}" tail, shared, barrier, blocks)
-#define DSA_TMA_OF(text, shared, barrier, blocks)                                                                  \
-    asm volatile(text ::"r"(shared_address(shared)), "l"(&map), "r"(barrier), "h"(blocks), "r"(at[0]),             \
-                 "r"(at[1 % rank]), "r"(at[2 % rank]), "r"(at[3 % rank]), "r"(at[4 % rank])                        \
+#define DSA_TMA_OF(text, shared, barrier, blocks)                                                      \
+    asm volatile(text ::"r"(shared_address(shared)), "l"(&map), "r"(barrier), "h"(blocks), "r"(at[0]), \
+                 "r"(at[1 % rank]), "r"(at[2 % rank]), "r"(at[3 % rank]), "r"(at[4 % rank])            \
                  : "memory")
 
 template <int rank>

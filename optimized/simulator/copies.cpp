@@ -35,8 +35,7 @@ Operation begin(const std::vector<Run>& runs, Proxy through, const Origin& origi
 
 void check_bulk(const void* a, const void* b, std::uint32_t bytes, const Origin& origin) {
     if (!aligned(a, 16) || !aligned(b, 16)) fault(origin, "needs both addresses at multiples of 16 bytes");
-    if (bytes == 0 || bytes % 16 != 0)
-        fault(origin, "needs a multiple of 16 bytes, not " + std::to_string(bytes));
+    if (bytes == 0 || bytes % 16 != 0) fault(origin, "needs a multiple of 16 bytes, not " + std::to_string(bytes));
 }
 
 }  // namespace
@@ -189,9 +188,9 @@ void bulk_store(void* to, const void* from, std::uint32_t bytes, Where where) {
     issue_store({{static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes}}, false, origin);
 }
 
-void commit_copies(Groups Thread::* groups) { (this_thread().*groups).commit(); }
+void commit_copies(Groups Thread::*groups) { (this_thread().*groups).commit(); }
 
-void wait_for_copies(Groups Thread::* groups, unsigned kept, bool reads_only, const char* what, Where where) {
+void wait_for_copies(Groups Thread::*groups, unsigned kept, bool reads_only, const char* what, Where where) {
     Thread& self = this_thread();
     const std::vector<Ticket> tickets = (self.*groups).but_the_last(kept);
     self.block->cluster().schedule.wait_until(

@@ -24,8 +24,8 @@ void cp_async(void* to, const void* from, unsigned bytes, unsigned source_bytes,
 // that the phase expects; else it is counted in first.
 void cp_async_arrive(std::uint64_t* mbarrier, bool noinc, Where where);
 
-// From global to shared memory, bytes told to the mbarrier. `mask`: the blocks of the cluster that get it, each at the
-// same place as the caller and told to the same mbarrier of its own; 0: the caller's block only.
+// From global to shared memory, bytes told to the mbarrier. `mask`: the blocks of the cluster that get it, each at
+// the same place as the caller and told to the same mbarrier of its own; 0: the caller's block only.
 void bulk_load(void* to, const void* from, std::uint32_t bytes, std::uint64_t* mbarrier, std::uint16_t mask,
                Where where);
 // To the shared memory of another block of the cluster, told to an mbarrier there.
@@ -33,9 +33,9 @@ void bulk_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_
 // From shared to global memory, in a bulk group.
 void bulk_store(void* to, const void* from, std::uint32_t bytes, Where where);
 
-void commit_copies(Groups Thread::* groups);
+void commit_copies(Groups Thread::*groups);
 // Part::reads: only until the sources may be overwritten.
-void wait_for_copies(Groups Thread::* groups, unsigned kept, bool reads_only, const char* what, Where where);
+void wait_for_copies(Groups Thread::*groups, unsigned kept, bool reads_only, const char* what, Where where);
 
 // What bulk and tensor copies share: the runs lead into the caller's shared memory.
 void issue_load(std::vector<Run> runs, std::uint32_t bytes, std::uint64_t* mbarrier, std::uint16_t mask,

@@ -52,12 +52,11 @@ void load_matrices(std::uint32_t* registers, unsigned count, bool transposed, co
     const Thread& self = this_thread();
     const Mine mine{registers, static_cast<std::byte*>(const_cast<void*>(row))};
     if (self.lane() < 8 * count) order().reads(self, row, 16, where);
-    self.block->exchange(0xffffffffU, reinterpret_cast<std::uint64_t>(&mine), "ldmatrix", where,
-                         [&](const std::uint64_t (&lanes)[32]) {
-                             each_number(lanes, count, transposed, [](std::byte* held, const std::byte* in_memory) {
-                                 std::memcpy(held, in_memory, 2);
-                             });
-                         });
+    self.block->exchange(
+        0xffffffffU, reinterpret_cast<std::uint64_t>(&mine), "ldmatrix", where, [&](const std::uint64_t(&lanes)[32]) {
+            each_number(lanes, count, transposed,
+                        [](std::byte* held, const std::byte* in_memory) { std::memcpy(held, in_memory, 2); });
+        });
 }
 
 void store_matrices(const std::uint32_t* registers, unsigned count, bool transposed, void* row, Where where) {
@@ -65,12 +64,11 @@ void store_matrices(const std::uint32_t* registers, unsigned count, bool transpo
     const Thread& self = this_thread();
     const Mine mine{const_cast<std::uint32_t*>(registers), static_cast<std::byte*>(row)};
     if (self.lane() < 8 * count) order().writes(self, row, 16, where);
-    self.block->exchange(0xffffffffU, reinterpret_cast<std::uint64_t>(&mine), "stmatrix", where,
-                         [&](const std::uint64_t (&lanes)[32]) {
-                             each_number(lanes, count, transposed, [](const std::byte* held, std::byte* in_memory) {
-                                 std::memcpy(in_memory, held, 2);
-                             });
-                         });
+    self.block->exchange(
+        0xffffffffU, reinterpret_cast<std::uint64_t>(&mine), "stmatrix", where, [&](const std::uint64_t(&lanes)[32]) {
+            each_number(lanes, count, transposed,
+                        [](const std::byte* held, std::byte* in_memory) { std::memcpy(in_memory, held, 2); });
+        });
 }
 
 }  // namespace dsa::simulator

@@ -5,8 +5,9 @@
 namespace dsa::simulator {
 
 Registers::Registers(std::uint64_t threads)
-    : of_warp_((threads + 31) / 32,
-               static_cast<unsigned>(std::min<std::uint64_t>(65536 / std::max<std::uint64_t>(threads, 1), 255) / 8 * 8)),
+    : of_warp_(
+          (threads + 31) / 32,
+          static_cast<unsigned>(std::min<std::uint64_t>(65536 / std::max<std::uint64_t>(threads, 1), 255) / 8 * 8)),
       changes_(of_warp_.size()) {}
 
 unsigned Registers::check(const char* what, unsigned count, Where where) const {
@@ -22,7 +23,7 @@ void Registers::decrease(unsigned count, Where where) {
     if (count > now)
         throw Fault(self.block->place(where) + "setmaxnreg.dec to " + std::to_string(count) +
                     " registers, but a thread of this warp has " + std::to_string(now));
-    self.block->exchange(0xffffffffU, count, "setmaxnreg.dec", where, [&](const std::uint64_t (&)[32]) {
+    self.block->exchange(0xffffffffU, count, "setmaxnreg.dec", where, [&](const std::uint64_t(&)[32]) {
         in_pool_ += now - count;
         of_warp_[self.warp()] = count;
         changes_[self.warp()].push_back({false, count});

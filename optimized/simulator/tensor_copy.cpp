@@ -36,10 +36,12 @@ std::vector<Run> runs_of(const Tiled& t, const int* at, std::byte* tile, const B
             std::byte* to = block.shared() + swizzled(offset, span_of(t.swizzle));
             // Of these 16 bytes, begin .. end lie inside.
             const std::int64_t begin = std::clamp<std::int64_t>(-(first + piece), 0, 16);
-            const std::int64_t end = row == nullptr ? begin : std::clamp(row_bytes - (first + piece), begin, std::int64_t{16});
+            const std::int64_t end =
+                row == nullptr ? begin : std::clamp(row_bytes - (first + piece), begin, std::int64_t{16});
             if (begin > 0) runs.push_back({to, nullptr, static_cast<std::size_t>(begin), fill});
             if (end > begin)
-                runs.push_back({to + begin, row + (first + piece + begin), static_cast<std::size_t>(end - begin), fill});
+                runs.push_back(
+                    {to + begin, row + (first + piece + begin), static_cast<std::size_t>(end - begin), fill});
             if (end < 16) runs.push_back({to + end, nullptr, static_cast<std::size_t>(16 - end), fill});
         }
         for (int d = 1; d < t.rank && ++in_box[d] == t.box[d]; ++d) in_box[d] = 0;
@@ -49,7 +51,7 @@ std::vector<Run> runs_of(const Tiled& t, const int* at, std::byte* tile, const B
 
 void check(const TensorMap& map, int rank, const void* tile, const Origin& origin) {
     const Tiled& t = map.tiled;
-    if (reinterpret_cast<std::uintptr_t>(&map) % 64 != 0 || t.rank < 1 || t.rank > 5)
+    if (t.rank < 1 || t.rank > 5)
         fault(origin, "needs a tensor map: what tensor_map() made, as a __grid_constant__ parameter of the kernel");
     if (t.rank != rank)
         fault(origin, "gives " + std::to_string(rank) + " coordinates to the map of a tensor of " +
@@ -57,7 +59,8 @@ void check(const TensorMap& map, int rank, const void* tile, const Origin& origi
     if (reinterpret_cast<std::uintptr_t>(tile) % 128 != 0)
         fault(origin, "needs its tile at a multiple of 128 bytes of shared memory");
     if (!origin.thread->block->holds(tile, box_bytes(t)))
-        fault(origin, "of a box of " + std::to_string(box_bytes(t)) + " bytes leads outside of the block's shared memory");
+        fault(origin,
+              "of a box of " + std::to_string(box_bytes(t)) + " bytes leads outside of the block's shared memory");
 }
 
 }  // namespace
@@ -77,8 +80,8 @@ void tensor_store(const TensorMap& map, const int* at, int rank, const void* fro
                         adds ? "cp.reduce.async.bulk.tensor" : "cp.async.bulk.tensor to global memory", where};
     check(map, rank, from, origin);
     if (adds && map.tiled.element != Element::float32) fault(origin, "adds float32 only, here");
-    std::vector<Run> runs = runs_of(map.tiled, at, static_cast<std::byte*>(const_cast<void*>(from)),
-                                    *origin.thread->block);
+    std::vector<Run> runs =
+        runs_of(map.tiled, at, static_cast<std::byte*>(const_cast<void*>(from)), *origin.thread->block);
     std::erase_if(runs, [](const Run& run) { return run.from == nullptr; });
     for (Run& run : runs) {
         std::byte* in_tile = run.to;

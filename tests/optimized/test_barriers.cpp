@@ -201,7 +201,8 @@ TEST_CASE("mbarriers: misuse is a sentence, and a deadlock tells the phase") {
     CHECK(holds(refusal_of(waits_for_nobody, threads(32)),
                 "32 threads wait at the mbarrier at byte 0 of shared memory (phase 0, 1 of 2 arrivals and 512 bytes "
                 "pending) at test_barriers.cpp:"));
-    CHECK(holds(refusal_of(arrives_too_often, threads(32)), "mbarrier.arrive arrives 1 times at the mbarrier at byte 0"));
+    CHECK(holds(refusal_of(arrives_too_often, threads(32)),
+                "mbarrier.arrive arrives 1 times at the mbarrier at byte 0"));
     CHECK(holds(refusal_of(expects_too_much, threads(32)), "it can count 1048575"));
     CHECK(holds(refusal_of(not_initialised, threads(32)), "which nobody has initialised"));
     CHECK(holds(refusal_of(written_over, threads(32)), "has been written over"));

@@ -45,7 +45,8 @@ void sends(int* y) {
     fence_proxy_async();
     cluster_sync();
     if (threadIdx.x == 0) {
-        bulk_send(memory.sent, memory.outbox, sizeof memory.sent, memory.barrier, (cluster_rank() + 1) % cluster_size());
+        bulk_send(memory.sent, memory.outbox, sizeof memory.sent, memory.barrier,
+                  (cluster_rank() + 1) % cluster_size());
     }
     mbarrier_wait(memory.barrier, 0);
     y[64 * blockIdx.x + threadIdx.x] = memory.sent[threadIdx.x];
@@ -114,10 +115,12 @@ TEST_CASE("blocks of a cluster see each other's shared memory") {
 
 TEST_CASE("clusters: misuse is a sentence") {
     CHECK(holds(refusal_of(beyond_the_cluster, clusters(2, 2)), "mapa asks for block 2 of a cluster of 2"));
-    CHECK(holds(refusal_of(waits_without_arriving, clusters(2, 2)), "comes without barrier.cluster.arrive before it"));
+    CHECK(
+        holds(refusal_of(waits_without_arriving, clusters(2, 2)), "comes without barrier.cluster.arrive before it"));
     CHECK(holds(refusal_of(arrives_twice, clusters(2, 2)), "without barrier.cluster.wait between"));
     CHECK(holds(refusal_of(some_never_arrive, clusters(2, 2)), "which nobody has initialised"));
-    CHECK(holds(refusal_of(arrives_without_fence, clusters(2, 2)), "after mbarrier.init it needs fence.mbarrier_init"));
+    CHECK(
+        holds(refusal_of(arrives_without_fence, clusters(2, 2)), "after mbarrier.init it needs fence.mbarrier_init"));
     int y = 0;
     CHECK(holds(refusal_of(ends_too_early, clusters(2, 2), &y), "must wait for each other before they end"));
     const auto nothing = +[] {};

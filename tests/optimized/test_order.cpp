@@ -16,7 +16,7 @@ using simulator::Operation;
 
 // Counts what it hears.
 class Listener : public simulator::Order {
- public:
+   public:
     struct Heard {
         std::string what;
         simulator::Proxy through;
@@ -112,8 +112,8 @@ TEST_CASE("barriers tell who hands on and who takes up") {
 
 TEST_CASE("operations tell their bytes, their proxy, and who learns of their end") {
     alignas(128) static unsigned char tensor[8 * 128];
-    const TensorMap map = matrix_map("tensor", reinterpret_cast<const bf16*>(tensor), 8, 64, 64, 8, 64,
-                                     Swizzle::bytes_128);
+    const TensorMap map =
+        matrix_map("tensor", reinterpret_cast<const bf16*>(tensor), 8, 64, 64, 8, 64, Swizzle::bytes_128);
     const Listener tma = heard([&] { launch("loads", loads, one(32), map); });
     REQUIRE(tma.operations.size() == 2);
     const auto& load = tma.operations[0];

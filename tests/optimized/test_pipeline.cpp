@@ -1,5 +1,5 @@
-// The warp-specialised product under many schedules: tiles that come late, products that end late, blocks that wait for
-// each other.
+// The warp-specialised product under many schedules: tiles that come late, products that end late, blocks that wait
+// for each other.
 #include "conformance/product.cu"
 #include "kernels.h"
 

@@ -139,7 +139,9 @@ void inside_a_pattern() {
         wgmma<bf16>(d, a, k_major(&shared<Tiles>().b[64], Swizzle::bytes_128), true);
     });
 }
-void odd_start() { with_tiles([](float(&)[32], Descriptor, Descriptor) { k_major(&shared<Tiles>().b[1], Swizzle::bytes_128); }); }
+void odd_start() {
+    with_tiles([](float(&)[32], Descriptor, Descriptor) { k_major(&shared<Tiles>().b[1], Swizzle::bytes_128); });
+}
 
 // Registers through memory and back: what stmatrix writes, ldmatrix reads, straight and transposed.
 void matrices(std::uint16_t* y) {

@@ -1,6 +1,6 @@
 // The conformance program: each experiment is a kernel that shows what one instruction does, and its result is bytes.
-// Built by nvcc and run on a GPU, and built for the simulator, the bytes must be the same. Inputs are whole numbers, so
-// that every sum is exact and no rounding is asked about.
+// Built by nvcc and run on a GPU, and built for the simulator, the bytes must be the same. Inputs are whole numbers,
+// so that every sum is exact and no rounding is asked about.
 #pragma once
 
 #include <cstddef>
@@ -29,13 +29,15 @@ inline std::vector<Experiment>& experiments() {
 
 // An experiment registers itself by being a static object.
 struct Registered {
-    Registered(const std::string& name, std::function<Bytes()> run) { experiments().push_back({name, std::move(run)}); }
+    Registered(const std::string& name, std::function<Bytes()> run) {
+        experiments().push_back({name, std::move(run)});
+    }
 };
 
 // A vector that kernels can reach.
 template <class T>
 class OnDevice {
- public:
+   public:
     explicit OnDevice(const std::vector<T>& values) : memory_(values.size() * sizeof(T)) {
         Bytes bytes(memory_.bytes());
         std::memcpy(bytes.data(), values.data(), bytes.size());
@@ -48,7 +50,7 @@ class OnDevice {
         return memory_.read();
     }
 
- private:
+   private:
     DeviceMemory memory_;
 };
 
@@ -61,14 +63,14 @@ std::vector<T> as(const Bytes& bytes) {
 
 // Whole numbers from -3 to 3, the same every time.
 class Whole {
- public:
+   public:
     explicit Whole(std::uint32_t seed) : state_(seed * 2654435761U + 1) {}
     int operator()() {
         state_ = state_ * 1664525U + 1013904223U;
         return static_cast<int>(state_ >> 24) % 7 - 3;
     }
 
- private:
+   private:
     std::uint32_t state_;
 };
 

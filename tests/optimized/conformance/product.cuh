@@ -1,9 +1,9 @@
 // A warp-specialised product C [M, N] = A [M, K] B [N, K]^T of bf16, as small as one can be with all its parts: a
-// producer warp that brings tiles by tensor copies into a ring of stages, two consumer warpgroups that multiply them by
-// wgmma, and tensor stores of what they made. In a cluster each block brings one share of B's tile to all of them.
+// producer warp that brings tiles by tensor copies into a ring of stages, two consumer warpgroups that multiply them
+// by wgmma, and tensor stores of what they made. In a cluster each block brings one share of B's tile to all of them.
 //
-// The ring: full[s] counts the producer's arrival and the bytes of stage s; empty[s] counts one arrival a consumer warp
-// of each block of the cluster, because the tile that each of these warps has read is written by all blocks.
+// The ring: full[s] counts the producer's arrival and the bytes of stage s; empty[s] counts one arrival a consumer
+// warp of each block of the cluster, because the tile that each of these warps has read is written by all blocks.
 #pragma once
 
 #include "experiment.h"
@@ -19,9 +19,9 @@
 namespace dsa::conformance {
 
 inline constexpr int stages = 3;
-inline constexpr int consumers = 2;                // warpgroups, 64 rows of C each
+inline constexpr int consumers = 2;  // warpgroups, 64 rows of C each
 inline constexpr int tile_m = 64 * consumers, tile_n = 128, tile_k = 64;
-inline constexpr int panel = 64;                   // columns of 128 bytes: as wide as the swizzle
+inline constexpr int panel = 64;  // columns of 128 bytes: as wide as the swizzle
 inline constexpr Swizzle wide = Swizzle::bytes_128;
 
 struct Stage {
@@ -79,6 +79,7 @@ template <int cluster>
 __device__ void consume(ProductMemory& memory, const TensorMap& c, int row, int column, int k, int consumer) {
     float sums[tile_n / 2];
     Turn turn, before;
+    // The first product of a sum does not add to it, so nothing is written to `sums` before.
     for (int at = 0; at < k; at += tile_k, turn.next()) {
         mbarrier_wait(memory.full[turn.stage], turn.parity);
         const Descriptor a = k_major(memory.stage[turn.stage].a + consumer * 64 * tile_k, wide);

@@ -81,7 +81,8 @@ __global__ void fold(const int* x, int* y) {
     const int mine = x[threadIdx.x];
     const auto bits = static_cast<std::uint32_t>(mine);
     y[threadIdx.x] = redux_add(mine) ^ redux_min(mine) * 3 ^ redux_max(mine) * 5;
-    y[32 + threadIdx.x] = static_cast<int>(redux_max(bits) ^ redux_and(bits | 7) ^ redux_or(bits) * 3 ^ redux_xor(bits));
+    y[32 + threadIdx.x] =
+        static_cast<int>(redux_max(bits) ^ redux_and(bits | 7) ^ redux_or(bits) * 3 ^ redux_xor(bits));
     if (elect_one()) y[64] = 1;
 }
 

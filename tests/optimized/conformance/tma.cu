@@ -29,17 +29,16 @@ struct Example {
 template <int rank>
 void add_load(const std::string& name, Element element, const std::vector<int>& extent, const std::vector<int>& box,
               Swizzle swizzle, Coordinates at, int offset = 0, bool nan_outside = false) {
-    experiments().push_back({"tma_load_" + name, [=] {
-                                 Example e(element, rank, extent, box, swizzle);
-                                 const OnDevice<unsigned char> tensor(e.bytes), y(std::size_t{tile_bytes});
-                                 e.how.address = tensor.data();
-                                 e.how.nan_outside = nan_outside;
-                                 launch("load_box", load_box<rank>,
-                                        {.blocks = 1, .threads = 128, .shared_bytes = sizeof(Tile)},
-                                        tensor_map("tensor", e.how), at, offset, static_cast<int>(box_bytes(e.how)),
-                                        y.data());
-                                 return y.bytes();
-                             }});
+    experiments().push_back(
+        {"tma_load_" + name, [=] {
+             Example e(element, rank, extent, box, swizzle);
+             const OnDevice<unsigned char> tensor(e.bytes), y(std::size_t{tile_bytes});
+             e.how.address = tensor.data();
+             e.how.nan_outside = nan_outside;
+             launch("load_box", load_box<rank>, {.blocks = 1, .threads = 128, .shared_bytes = sizeof(Tile)},
+                    tensor_map("tensor", e.how), at, offset, static_cast<int>(box_bytes(e.how)), y.data());
+             return y.bytes();
+         }});
 }
 
 template <int rank, bool adds = false>
@@ -76,19 +75,18 @@ void add_store(const std::string& name, Element element, const std::vector<int>&
     add_load<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{6, 3, 1, 2, 0}});
     add_store<3, true>("float32_added", Element::float32, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32, {{15, 5, 3}});
     add_store<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{6, 3, 1, 2, 0}});
-    experiments().push_back({"tma_gather_rows", [] {
-                                 Example e(Element::bf16, 2, {64, 50}, {64, 1}, Swizzle::bytes_128);
-                                 const OnDevice<unsigned char> tensor(e.bytes), y(std::size_t{32} * 128);
-                                 e.how.address = tensor.data();
-                                 std::vector<int> rows;
-                                 for (int r = 0; r < 32; ++r) rows.push_back(r * 17 % 60);  // some beyond the end
-                                 const OnDevice<int> on_device(rows);
-                                 launch("gather_rows", gather_rows,
-                                        {.blocks = 1, .threads = 128, .shared_bytes = sizeof(Tile)},
-                                        tensor_map("tensor", e.how), static_cast<const int*>(on_device.data()), 32, 128,
-                                        y.data());
-                                 return y.bytes();
-                             }});
+    experiments().push_back(
+        {"tma_gather_rows", [] {
+             Example e(Element::bf16, 2, {64, 50}, {64, 1}, Swizzle::bytes_128);
+             const OnDevice<unsigned char> tensor(e.bytes), y(std::size_t{32} * 128);
+             e.how.address = tensor.data();
+             std::vector<int> rows;
+             for (int r = 0; r < 32; ++r) rows.push_back(r * 17 % 60);  // some beyond the end
+             const OnDevice<int> on_device(rows);
+             launch("gather_rows", gather_rows, {.blocks = 1, .threads = 128, .shared_bytes = sizeof(Tile)},
+                    tensor_map("tensor", e.how), static_cast<const int*>(on_device.data()), 32, 128, y.data());
+             return y.bytes();
+         }});
     experiments().push_back({"tma_multicast", [] {
                                  Example e(Element::bf16, 2, {64, 50}, {64, 16}, Swizzle::bytes_128);
                                  const OnDevice<unsigned char> tensor(e.bytes), y(std::size_t{2} * 2048);

@@ -46,7 +46,7 @@ __global__ void load_box(const __grid_constant__ TensorMap map, Coordinates c, i
     for (int i = thread; i < tile_bytes; i += 128) y[i] = memory.bytes[i];
 }
 
-// Bytes 0, 1, 2, ... of shared memory to a box; or added to it as float32 numbers.
+// A tile in which each word is another one to a box; or float32 numbers, added to it.
 template <int rank, bool adds>
 __global__ void store_box(const __grid_constant__ TensorMap map, Coordinates c) {
     Tile& memory = shared<Tile>();
@@ -55,7 +55,7 @@ __global__ void store_box(const __grid_constant__ TensorMap map, Coordinates c) 
         if (adds)
             reinterpret_cast<float*>(memory.bytes)[i] = static_cast<float>(i % 100);
         else
-            reinterpret_cast<int*>(memory.bytes)[i] = i * 0x01010101 % 0x7fffffff;
+            reinterpret_cast<std::uint32_t*>(memory.bytes)[i] = static_cast<std::uint32_t>(i) * 0x9e3779b1U;
     }
     fence_proxy_async();
     __syncthreads();

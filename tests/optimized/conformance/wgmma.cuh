@@ -20,10 +20,15 @@ struct Image {
 // Where D begins: another number for each element, so that what is added to can be seen.
 __host__ __device__ inline float first_sum(int thread, int i) { return static_cast<float>(thread * 3 + i % 5); }
 
+// A form as a number.
+enum FormBits : int { plain = 0, a_mn_major = 1, b_mn_major = 2, minus_a = 4, minus_b = 8 };
+
 // d: [128, N / 2], as the threads hold it. registers: A as four registers a thread; nullptr: from the image.
-template <class T, Form form, int n>
+template <class T, int form_bits, int n>
 __global__ void __launch_bounds__(128) one_product(const unsigned char* image, Operand a, Operand b,
                                                    const std::uint32_t* registers, bool add, float* d) {
+    constexpr Form form{(form_bits & a_mn_major) != 0, (form_bits & b_mn_major) != 0, (form_bits & minus_a) != 0,
+                        (form_bits & minus_b) != 0};
     Image& memory = shared<Image>();
     const int thread = static_cast<int>(threadIdx.x);
     for (int i = thread; i < image_bytes; i += 128) memory.bytes[i] = image[i];
@@ -38,12 +43,14 @@ __global__ void __launch_bounds__(128) one_product(const unsigned char* image, O
             std::uint32_t mine[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) mine[i] = registers[4 * thread + i];
+            hold(sums);
             wgmma_fence();
             wgmma<T, form>(sums, mine, at_b, add);
             wgmma_commit();
             wgmma_wait<0>();
         }
     } else {
+        hold(sums);
         wgmma_fence();
         wgmma<T, form>(sums, descriptor(memory.bytes + a.start, a.leading, a.stride, a.swizzle), at_b, add);
         wgmma_commit();
@@ -57,7 +64,7 @@ __global__ void __launch_bounds__(128) one_product(const unsigned char* image, O
 // A matrix of whole numbers, [rows, K], and where its bytes go in the image.
 template <class T>
 class Matrix {
- public:
+   public:
     static constexpr int depth = 32 / static_cast<int>(sizeof(T));  // K
     Matrix(int rows, std::uint32_t seed) : rows_(rows), numbers_(static_cast<std::size_t>(rows * depth)) {
         Whole whole(seed);
@@ -72,15 +79,14 @@ class Matrix {
         for (int row = 0; row < rows_; ++row)
             for (int k = 0; k < depth; ++k) {
                 const int byte = k * static_cast<int>(sizeof(T));
-                const int offset = swizzle == Swizzle::none
-                                       ? byte / 16 * (rows_ * 16) + row * 16 + byte % 16
-                                       : row * span + from + byte;
+                const int offset = swizzle == Swizzle::none ? byte / 16 * (rows_ * 16) + row * 16 + byte % 16
+                                                            : row * span + from + byte;
                 put(image, start, offset, swizzle, at(row, k));
             }
         return {start + from, swizzle == Swizzle::none ? rows_ * 16 : 16, 8 * span, swizzle};
     }
-    // MN-major: panels of span / sizeof(T) rows; in a panel the rows' numbers of one k lie together. Without a swizzle,
-    // blocks of 8 rows by 8 k: those of the next 8 rows follow, and then those of the next 8 k.
+    // MN-major: panels of span / sizeof(T) rows; in a panel the rows' numbers of one k lie together. Without a
+    // swizzle, blocks of 8 rows by 8 k: those of the next 8 rows follow, and then those of the next 8 k.
     Operand put_mn_major(std::vector<unsigned char>& image, int start, Swizzle swizzle) const {
         const int span = span_of(swizzle), wide = span / static_cast<int>(sizeof(T));
         const int panel = depth * span;
@@ -112,7 +118,7 @@ class Matrix {
         return all;
     }
 
- private:
+   private:
     static T coded(int x) {
         if constexpr (sizeof(T) == 2)
             return {bf16_of(x)};
@@ -121,14 +127,15 @@ class Matrix {
     }
     static void put(std::vector<unsigned char>& image, int start, int offset, Swizzle swizzle, int x) {
         const T number = coded(x);
-        const auto at = static_cast<std::size_t>(start) + swizzled_offset(static_cast<std::uint32_t>(offset), swizzle);
+        const auto at =
+            static_cast<std::size_t>(start) + swizzled_offset(static_cast<std::uint32_t>(offset), swizzle);
         std::memcpy(&image.at(at), &number, sizeof number);
     }
     int rows_;
     std::vector<int> numbers_;
 };
 
-template <class T, Form form, int n>
+template <class T, int form, int n>
 Bytes product_of(const std::vector<unsigned char>& image, Operand a, Operand b,
                  const std::vector<std::uint32_t>& registers, bool add) {
     const OnDevice<unsigned char> on_device(image);
