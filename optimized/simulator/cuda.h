@@ -9,7 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "optimized/simulator/block.h"
+#include "optimized/simulator/cluster.h"
+#include "optimized/simulator/order.h"
 
 #define __global__
 #define __device__
@@ -100,7 +101,7 @@ inline bool __all_sync(std::uint32_t mask, bool vote,
 }
 inline void __syncwarp(std::uint32_t mask = 0xffffffffU,
                        dsa::simulator::Where where = dsa::simulator::Where::current()) {
-    dsa::simulator::this_thread().block->exchange(mask, 0, "__syncwarp", where);
+    dsa::simulator::this_thread().block->exchange(mask, 0, "__syncwarp", where, nullptr, true);
 }
 
 // Blocks run on several threads of the operating system, so atomics are real ones.

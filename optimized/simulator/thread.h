@@ -1,6 +1,6 @@
-// What a CUDA thread is on a machine without a GPU: a fiber. The fibers of a block share one thread of the operating
-// system and take turns in an order drawn from a seed; a fiber gives up its turn only where the hardware could make
-// it wait. docs/20-the-simulator.md.
+// What a CUDA thread is on a machine without a GPU: a fiber. The fibers of a cluster's blocks share one thread of the
+// operating system and take turns in an order drawn from a seed; a fiber gives up its turn only where the hardware
+// could make it wait. docs/20-the-simulator.md.
 #pragma once
 
 #include <ucontext.h>
@@ -8,10 +8,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <source_location>
+#include <stdexcept>
 #include <string>
 
+#include "optimized/simulator/groups.h"
+
 namespace dsa::simulator {
+
+// A kernel did what hardware punishes or leaves undefined. The text names the block, the thread and the source line.
+class Fault : public std::runtime_error {
+   public:
+    using std::runtime_error::runtime_error;
+};
 
 struct Dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -23,25 +33,35 @@ class Block;
 
 // Where in a kernel's source a thread is.
 using Where = std::source_location;
+// "rms_norm.cu:41"
+std::string text_of(Where where);
+// "(1, 0, 0)"
+std::string text_of(Dim3 d);
+
+// What a thread waits for, as a clause of a sentence; asked for only when nobody can go on.
+using Waits = std::function<std::string()>;
 
 class Thread {
    public:
     Dim3 index{0, 0, 0};
-    unsigned number = 0;  // in the block; lane = number % 32, warp = number / 32
+    unsigned number = 0;  // in the block; lane = number % 32, warp = number / 32, warpgroup = number / 128
     Block* block = nullptr;
 
     unsigned lane() const { return number % 32; }
     unsigned warp() const { return number / 32; }
+    unsigned warpgroup() const { return number / 128; }
 
-    // What it waits for, as a clause of a sentence; empty while it can go on.
-    std::string waits_for;
+    Waits waits_for;  // empty while it can go on
     bool finished = false;
 
     // The 32 lanes' values of the last exchange of the warp that this thread took part in.
     std::uint64_t received[32] = {};
 
+    Groups cp_async;  // its copies in flight, in the groups of cp.async
+    Groups bulk;      // and in those of bulk copies
+
    private:
-    friend class Block;
+    friend class Schedule;
     ucontext_t context_{};
     void* stack_ = nullptr;
 };

@@ -14,7 +14,8 @@ struct Launch {
     Stream stream = nullptr;
     std::int64_t blocks_y = 1;
     std::int64_t blocks_z = 1;
-    int cluster = 1;  // blocks of a cluster, along x
+    int cluster = 1;                 // blocks of a cluster, along x
+    bool overlaps_previous = false;  // may start before the kernel ahead of it has ended: hopper/dependent.h
 };
 
 // One sentence where the grid is larger than the hardware's.

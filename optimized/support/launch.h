@@ -18,7 +18,9 @@ void launch(const char* name, void (*kernel)(Parameters...), const Launch& how, 
     const simulator::Shape shape{
         {static_cast<unsigned>(how.blocks), static_cast<unsigned>(how.blocks_y), static_cast<unsigned>(how.blocks_z)},
         {static_cast<unsigned>(how.threads)},
-        how.shared_bytes};
+        how.shared_bytes,
+        static_cast<unsigned>(how.cluster),
+        how.overlaps_previous};
     try {
         simulator::run_grid(shape, [&] { kernel(static_cast<Parameters>(args)...); });
     } catch (const simulator::Fault& fault) {
@@ -31,13 +33,20 @@ void launch(const char* name, void (*kernel)(Parameters...), const Launch& how, 
     config.blockDim = dim3(static_cast<unsigned>(how.threads));
     config.dynamicSmemBytes = how.shared_bytes;
     config.stream = static_cast<cudaStream_t>(how.stream);
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(how.cluster);
-    attribute.val.clusterDim.y = 1;
-    attribute.val.clusterDim.z = 1;
-    config.attrs = &attribute;
-    config.numAttrs = how.cluster > 1 ? 1 : 0;
+    cudaLaunchAttribute attributes[2]{};
+    config.attrs = attributes;
+    if (how.cluster > 1) {
+        cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = static_cast<unsigned>(how.cluster);
+        attribute.val.clusterDim.y = 1;
+        attribute.val.clusterDim.z = 1;
+    }
+    if (how.overlaps_previous) {
+        cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
     constexpr std::size_t without_asking = 48 << 10;
     cudaError_t error = cudaSuccess;
     if (how.shared_bytes > without_asking)

@@ -1,0 +1,169 @@
+#include "optimized/simulator/schedule.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <new>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace dsa::simulator {
+namespace {
+
+constexpr std::size_t stack_bytes = 256 << 10;
+constexpr std::size_t guard_bytes = 4096;  // below a stack: running over its end stops at once
+
+thread_local Thread* current = nullptr;
+thread_local Schedule* running = nullptr;
+
+// Stacks are kept for the next block.
+class Stacks {
+   public:
+    void* take() {
+        if (!free_.empty()) {
+            void* stack = free_.back();
+            free_.pop_back();
+            return stack;
+        }
+        void* memory = mmap(nullptr, stack_bytes + guard_bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        mprotect(memory, guard_bytes, PROT_NONE);
+        return static_cast<std::byte*>(memory) + guard_bytes;
+    }
+    void give_back(void* stack) { free_.push_back(stack); }
+    ~Stacks() {
+        for (void* stack : free_) munmap(static_cast<std::byte*>(stack) - guard_bytes, stack_bytes + guard_bytes);
+    }
+
+   private:
+    std::vector<void*> free_;
+};
+thread_local Stacks stacks;
+
+// AddressSanitizer follows which stack is in use.
+void leaving_for([[maybe_unused]] void** own, [[maybe_unused]] const void* bottom,
+                 [[maybe_unused]] std::size_t size) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(own, bottom, size);
+#endif
+}
+void arrived_on([[maybe_unused]] void* own, [[maybe_unused]] const void** bottom,
+                [[maybe_unused]] std::size_t* size) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(own, bottom, size);
+#endif
+}
+
+}  // namespace
+
+Thread& this_thread() { return *current; }
+
+Schedule::Schedule(Host& host, std::uint64_t seed)
+    : host_(host), random_(static_cast<std::uint32_t>(seed ^ (seed >> 32)) | 1U) {}
+
+Schedule::~Schedule() {
+    for (void* stack : own_stacks_) stacks.give_back(stack);
+}
+
+void Schedule::add(Thread& thread) {
+    thread.stack_ = stacks.take();
+    own_stacks_.push_back(thread.stack_);
+    all_.push_back(&thread);
+}
+
+void Schedule::enter(unsigned high, unsigned low) {
+    auto* thread = reinterpret_cast<Thread*>((std::uintptr_t{high} << 32) | low);
+    Schedule& schedule = *running;
+    arrived_on(nullptr, &schedule.scheduler_bottom_, &schedule.scheduler_size_);
+    try {
+        (*schedule.body_)();
+        thread->finished = true;
+        --schedule.living_;
+        schedule.host_.has_returned(*thread);
+    } catch (...) {
+        if (!schedule.failure_) schedule.failure_ = std::current_exception();
+    }
+    leaving_for(nullptr, schedule.scheduler_bottom_, schedule.scheduler_size_);  // nullptr: this stack is done with
+    setcontext(&schedule.scheduler_);
+}
+
+void Schedule::switch_to(Thread& thread) {
+    current = &thread;
+    void* own = nullptr;
+    leaving_for(&own, thread.stack_, stack_bytes);
+    swapcontext(&scheduler_, &thread.context_);
+    arrived_on(own, nullptr, nullptr);
+    current = nullptr;
+}
+
+void Schedule::switch_back() {
+    Thread& thread = *current;
+    void* own = nullptr;
+    leaving_for(&own, scheduler_bottom_, scheduler_size_);
+    swapcontext(&thread.context_, &scheduler_);
+    arrived_on(own, &scheduler_bottom_, &scheduler_size_);
+}
+
+void Schedule::run(const std::function<void()>& body) {
+    body_ = &body;
+    running = this;
+    living_ = all_.size();
+    for (Thread* thread : all_) {
+        getcontext(&thread->context_);
+        thread->context_.uc_stack.ss_sp = thread->stack_;
+        thread->context_.uc_stack.ss_size = stack_bytes;
+        thread->context_.uc_link = nullptr;
+        const auto address = reinterpret_cast<std::uintptr_t>(thread);
+        makecontext(&thread->context_, reinterpret_cast<void (*)()>(&Schedule::enter), 2,
+                    static_cast<unsigned>(address >> 32), static_cast<unsigned>(address));
+        ready_.push_back(thread);
+    }
+    while (living_ > 0) {
+        if (ready_.empty()) {
+            if (!host_.help()) host_.report_deadlock();
+            look_at_conditions();
+            continue;
+        }
+        const std::size_t pick = random_() % ready_.size();
+        std::swap(ready_[pick], ready_.back());
+        Thread* thread = ready_.back();
+        ready_.pop_back();
+        switch_to(*thread);
+        if (failure_) std::rethrow_exception(failure_);
+        host_.turn_is_over();
+    }
+}
+
+void Schedule::wait(Waits what) {
+    current->waits_for = std::move(what);
+    switch_back();
+}
+
+void Schedule::wait_until(std::function<bool()> condition, const Waits& what) {
+    if (condition()) return yield();
+    conditions_.emplace_back(current, std::move(condition));
+    wait(what);
+}
+
+void Schedule::look_at_conditions() {
+    std::erase_if(conditions_, [&](const auto& entry) {
+        if (!entry.second()) return false;
+        wake(*entry.first);
+        return true;
+    });
+}
+
+void Schedule::wake(Thread& thread) {
+    thread.waits_for = nullptr;
+    ready_.push_back(&thread);
+}
+
+void Schedule::yield() {
+    ready_.push_back(current);
+    switch_back();
+}
+
+}  // namespace dsa::simulator
