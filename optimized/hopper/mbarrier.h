@@ -2,9 +2,10 @@
 // arrivals as init() said have come and no expected byte is under way; then the next phase begins. Phases are waited
 // for by parity: 0 for the first, 1 for the second, 0 for the third. PTX ISA, "mbarrier".
 //
-//   one thread:  mbarrier_init(full, 1); fence_mbarrier_init();      then everybody: __syncthreads() or
-//   cluster_sync() producer:    mbarrier_arrive_expect(full, bytes); tma_load(..., full); consumer:
-//   mbarrier_wait(full, parity); parity ^= 1;
+//     one thread   mbarrier_init(full, 1); fence_mbarrier_init();
+//     everybody    __syncthreads() or cluster_sync()
+//     producer     mbarrier_arrive_expect(full, bytes); tma_load(..., full);
+//     consumer     mbarrier_wait(full, parity); parity ^= 1;
 #pragma once
 
 #include "optimized/hopper/device.h"

@@ -8,12 +8,14 @@
 //   a[0] ... a[3]           the picture of hopper/mma.h: row g, row g + 8, then the row's last 16 bytes of both
 //
 // It is done later. Around it:
-//   hold(d); wgmma_fence();         registers that the threads have used are handed to the tensor cores
-//   wgmma<bf16>(d, a, b, true);     any number, also to the same d
-//   wgmma_commit();                 they are a group
-//   wgmma_wait<0>();                until all groups but the last 0 are done; only then may d be used, and memory
-//   reused hold(d);                        the compiler moves no use of d across this: it knows nothing of the
-//   products
+//
+//     hold(d); wgmma_fence();       registers that the threads have used are handed to the tensor cores
+//     wgmma<bf16>(d, a, b, true);   any number, also to the same d
+//     wgmma_commit();               they are a group
+//     wgmma_wait<0>();              until all groups but the last 0 are done
+//     hold(d);                      the compiler, which knows nothing of the products, moves no use of d across this
+//
+// Only after the wait may d be used, and the operands' memory be written again.
 // Operands in shared memory that threads wrote themselves need fence_proxy_async() first.
 #pragma once
 
