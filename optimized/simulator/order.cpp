@@ -1,14 +1,32 @@
 #include "optimized/simulator/order.h"
 
+#include <cstdlib>
+#include <cstring>
+
+#include "optimized/simulator/races.h"
+
 namespace dsa::simulator {
 namespace {
 
 Order nobody;
-Order* listener = &nobody;
+
+// Races are looked for unless DSA_SIMULATOR_CHECKS=off says otherwise, where plain accesses are seen at all.
+Order* first_listener() {
+#if defined(DSA_SIMULATOR_SEES_ACCESSES)
+    const char* text = std::getenv("DSA_SIMULATOR_CHECKS");
+    if (text == nullptr || std::strcmp(text, "off") != 0) return &races();
+#endif
+    return &nobody;
+}
+
+Order*& listener() {
+    static Order* it = first_listener();
+    return it;
+}
 
 }  // namespace
 
-Order& order() { return *listener; }
-void listen(Order* to) { listener = to == nullptr ? &nobody : to; }
+Order& order() { return *listener(); }
+void listen(Order* to) { listener() = to == nullptr ? &nobody : to; }
 
 }  // namespace dsa::simulator

@@ -39,6 +39,11 @@ class Order {
    public:
     virtual ~Order() = default;
 
+    // A grid starts and ends, on the thread of the operating system that launched it.
+    virtual void grid_begins() {}
+    virtual void grid_ends(bool /*failed*/) {}
+    // Until the next call on this thread of the operating system, what code does it does as `thread`.
+    virtual void takes_turn(const Thread& /*thread*/) {}
     // A block's threads come to be, and are no more. Its shared memory is there in between.
     virtual void block_begins(const Block& /*block*/) {}
     virtual void block_ends(const Block& /*block*/) {}
