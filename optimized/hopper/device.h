@@ -7,11 +7,21 @@
 
 #if defined(DSA_SIMULATOR)
 #include "optimized/simulator/cuda.h"
+#include "optimized/simulator/swizzle.h"
 #else
 #include <cuda_runtime.h>
 #endif
 
 namespace dsa {
+
+// Where a kernel calls from: a source line for the simulator's sentences, nothing on the GPU.
+#if defined(DSA_SIMULATOR)
+using simulator::Where;
+#else
+struct Where {
+    __host__ __device__ static constexpr Where current() { return {}; }
+};
+#endif
 
 inline constexpr unsigned all_lanes = 0xffffffffU;
 inline constexpr int warp_size = 32;
@@ -29,6 +39,16 @@ __device__ T& shared() {
 #else
     extern __shared__ __align__(1024) unsigned char raw[];
     return *reinterpret_cast<T*>(raw);
+#endif
+}
+
+// An address in the block's shared memory as PTX and wgmma's descriptors want it: 32 bits.
+__device__ inline std::uint32_t shared_address(const void* p) {
+#if defined(DSA_SIMULATOR)
+    const auto* byte = static_cast<const std::byte*>(p);
+    return static_cast<std::uint32_t>(byte - simulator::this_thread().block->shared()) + simulator::shared_window;
+#else
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
 #endif
 }
 

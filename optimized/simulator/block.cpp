@@ -52,13 +52,6 @@ Block::Block(const Shape& shape, Dim3 index, unsigned rank, Cluster& cluster)
 
 Block::~Block() { order().block_ends(*this); }
 
-std::uint32_t Block::living_lanes(unsigned warp) const {
-    std::uint32_t lanes = 0;
-    for (unsigned lane = 0; lane < 32 && warp * 32 + lane < threads_.size(); ++lane)
-        if (!threads_[warp * 32 + lane].finished) lanes |= 1U << lane;
-    return lanes;
-}
-
 bool Block::holds(const void* bytes, std::size_t count) const {
     const auto* first = static_cast<const std::byte*>(bytes);
     return first >= shared_ && first + count <= shared_ + shape_.shared_bytes;
@@ -73,6 +66,7 @@ void Block::has_returned() {
     // Whoever waits for all threads waits no longer for this one.
     if (all_.arrived > 0 && all_.arrived == living_) complete(all_);
     if (living_ > 0) return;
+    registers.check_at_the_end(*this);
     if (products) products->check_at_the_end(*this);
     if (const Engine::Job* job = cluster_.engine.using_memory_of(*this))
         throw Fault(place_of(*job->origin.thread, job->origin.where) + job->origin.what +
@@ -98,7 +92,7 @@ void Block::complete(Barrier& barrier) {
 
 void Block::check_whole_warps(const Barrier& barrier, unsigned number, Where where) const {
     for (const auto& [warp, lanes] : barrier.lanes)
-        if (lanes != living_lanes(warp))
+        if (lanes != 0xffffffffU)
             throw Fault(place(where) + "barrier " + std::to_string(number) + " is complete with " +
                         std::to_string(std::popcount(lanes)) + " lanes of warp " + std::to_string(warp) +
                         " only: all lanes of a warp must come to it");

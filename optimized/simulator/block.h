@@ -37,8 +37,6 @@ class Block {
     std::vector<Thread>& threads() { return threads_; }
     const std::vector<Thread>& threads() const { return threads_; }
     unsigned living() const { return living_; }
-    // The lanes of a warp that have not returned.
-    std::uint32_t living_lanes(unsigned warp) const;
 
     // Aligned to 1024 bytes; every byte is 0xff before anything is written, which makes a NaN of every float.
     std::byte* shared() const { return shared_; }

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "optimized/simulator/cluster.h"
+#include "optimized/simulator/order.h"
 
 #define __global__
 #define __device__

@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "optimized/simulator/cluster.h"
+#include "optimized/simulator/copies.h"
 
 namespace dsa::simulator {
 namespace {
-
-[[noreturn]] void fault(const Origin& origin, const std::string& sentence) {
-    throw Fault(place_of(*origin.thread, origin.where) + origin.what + " " + sentence);
-}
 
 Origin here(const char* what, Where where) { return {&this_thread(), what, where}; }
 

@@ -1,37 +1,39 @@
-// setmaxnreg's bookkeeping: how many registers a thread of each warpgroup may use, and how many the block has to
-// give. PTX ISA, "setmaxnreg".
+// setmaxnreg's bookkeeping: how many registers a thread of each warp may use, and how many the block has to give.
+// PTX ISA, "setmaxnreg".
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "optimized/simulator/thread.h"
+
 namespace dsa::simulator {
 
 // A kernel for one block an SM is compiled with as many registers a thread as the SM's 65536 allow, at most 255; they
-// are given out in steps of 8. That is the count a warpgroup begins with here.
+// are given out in steps of 8. That is the count a warp begins with here.
 class Registers {
    public:
-    explicit Registers(std::uint64_t threads)
-        : first_(static_cast<unsigned>(std::min<std::uint64_t>(65536 / threads, 255) / 8 * 8)),
-          of_warpgroup_((threads + 127) / 128, first_) {}
+    explicit Registers(std::uint64_t threads);
 
-    unsigned of(unsigned warpgroup) const { return of_warpgroup_[warpgroup]; }
-    unsigned in_pool() const { return in_pool_; }
-    void give_back(unsigned warpgroup, unsigned count) {
-        in_pool_ += of_warpgroup_[warpgroup] - count;
-        of_warpgroup_[warpgroup] = count;
-    }
-    bool can_take(unsigned warpgroup, unsigned count) const { return count - of_warpgroup_[warpgroup] <= in_pool_; }
-    void take(unsigned warpgroup, unsigned count) {
-        in_pool_ -= count - of_warpgroup_[warpgroup];
-        of_warpgroup_[warpgroup] = count;
-    }
+    // setmaxnreg.inc waits until the block has enough to give, .dec gives back.
+    void increase(unsigned count, Where where);
+    void decrease(unsigned count, Where where);
+
+    // When all threads have returned: the four warps of a warpgroup have done the same.
+    void check_at_the_end(const Block& block) const;
 
    private:
-    unsigned first_;
-    std::vector<unsigned> of_warpgroup_;
-    unsigned in_pool_ = 0;  // registers a thread of one warpgroup: 128 times as many in all
+    struct Change {
+        bool increases;
+        unsigned count;
+        bool operator==(const Change&) const = default;
+    };
+    unsigned check(const char* what, unsigned count, Where where) const;
+
+    std::vector<unsigned> of_warp_;
+    std::vector<std::vector<Change>> changes_;  // by warp
+    unsigned in_pool_ = 0;                      // in units of one register for each lane of a warp
 };
 
 }  // namespace dsa::simulator

@@ -66,11 +66,12 @@ Schedule::Schedule(Host& host, std::uint64_t seed)
     : host_(host), random_(static_cast<std::uint32_t>(seed ^ (seed >> 32)) | 1U) {}
 
 Schedule::~Schedule() {
-    for (Thread* thread : all_) stacks.give_back(thread->stack_);
+    for (void* stack : own_stacks_) stacks.give_back(stack);
 }
 
 void Schedule::add(Thread& thread) {
     thread.stack_ = stacks.take();
+    own_stacks_.push_back(thread.stack_);
     all_.push_back(&thread);
 }
 

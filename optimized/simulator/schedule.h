@@ -55,6 +55,7 @@ class Schedule {
     Host& host_;
     std::minstd_rand random_;
     std::vector<Thread*> all_;
+    std::vector<void*> own_stacks_;
     std::vector<Thread*> ready_;
     std::vector<std::pair<Thread*, std::function<bool()>>> conditions_;
     std::size_t living_ = 0;
