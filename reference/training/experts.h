@@ -31,8 +31,8 @@ Var<P> swiglu(Tape<P>& tape, const Var<P>& gate, const Var<P>& up) {
 // The names of a feed-forward net's three weights follow its prefix.
 template <class P, class Weights>
 Var<P> feed_forward(Tape<P>& tape, const Var<P>& x, const std::string& prefix, const Weights& w) {
-    // One statement each: in which order a call evaluates its arguments is the compiler's choice, and the order on
-    // the tape is the order in which gradients are added.
+    // One statement each: in which order a call evaluates its arguments is the compiler's choice, and the order on the
+    // tape is the order in which gradients are added.
     const Var<P> up = linear(tape, x, w(prefix + "up_proj.weight"));
     const Var<P> gate = linear(tape, x, w(prefix + "gate_proj.weight"));
     return linear(tape, swiglu(tape, gate, up), w(prefix + "down_proj.weight"));
