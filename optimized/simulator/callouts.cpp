@@ -3,7 +3,6 @@
 // linked. Names and arguments: gcc/sanitizer.def of GCC, and llvm/lib/Transforms/Instrumentation/ThreadSanitizer.cpp.
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "optimized/simulator/races.h"
 
@@ -45,23 +44,6 @@ DSA_FUNCTION void __tsan_vptr_update(void*, void*) {}
 DSA_FUNCTION void __tsan_func_entry(void*) {}
 DSA_FUNCTION void __tsan_func_exit(void*) {}
 DSA_FUNCTION void __tsan_init() {}
-
-// Copies and fills that a compiler leaves to the library. Clang from 15 on calls them by these names, g++ and older
-// clang by their own, where optimized/CMakeLists.txt renames the calls.
-DSA_FUNCTION void* __tsan_memcpy(void* to, const void* from, std::size_t count) {
-    if (count > 0) accessed(from, count, Access::read, DSA_CALLER);
-    if (count > 0) accessed(to, count, Access::write, DSA_CALLER);
-    return std::memcpy(to, from, count);
-}
-DSA_FUNCTION void* __tsan_memmove(void* to, const void* from, std::size_t count) {
-    if (count > 0) accessed(from, count, Access::read, DSA_CALLER);
-    if (count > 0) accessed(to, count, Access::write, DSA_CALLER);
-    return std::memmove(to, from, count);
-}
-DSA_FUNCTION void* __tsan_memset(void* to, int value, std::size_t count) {
-    if (count > 0) accessed(to, count, Access::write, DSA_CALLER);
-    return std::memset(to, value, count);
-}
 
 // Atomic updates are no race among themselves, and put nothing in order.
 #define DSA_UPDATE(bits, name)                                                                      \

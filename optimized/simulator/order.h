@@ -75,6 +75,7 @@ class Order {
 
 // Who listens; at first somebody who ignores everything. Changed only while no kernel runs.
 Order& order();
-void listen(Order* listener);  // nullptr: nobody
+// Answers who listened before. nullptr: nobody.
+Order* listen(Order* listener);
 
 }  // namespace dsa::simulator

@@ -4,9 +4,11 @@
 
 #include <cstdio>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <sstream>
+#include <tuple>
 #include <unordered_map>
 
 namespace dsa::simulator {
@@ -22,7 +24,7 @@ struct Table {
     std::mutex mutex;
     std::deque<Place> places{Place{}};  // 0 is no site
     std::unordered_map<std::uint64_t, Site> of_address;
-    std::unordered_map<std::string, Site> of_where;
+    std::map<std::tuple<const char*, const char*, unsigned>, Site> of_where;  // instruction, file, line
 
     Site add(const Place& place) {
         if (places.size() > most_sites) throw Fault("the simulator tells at most 1048575 places apart");
@@ -84,7 +86,7 @@ Site site_of(const void* return_address) {
 Site site_of(const char* what, Where where) {
     Table& all = table();
     const std::lock_guard lock(all.mutex);
-    Site& site = all.of_where[std::string(what) + " at " + text_of(where)];
+    Site& site = all.of_where[{what, where.file_name(), where.line()}];
     if (site == 0) site = all.add({nullptr, what, where});
     return site;
 }

@@ -82,7 +82,7 @@ void Worker::tell(const Finding& finding, const Actor& actor, Deed now, Access a
 void Worker::compare(const Worker& a, const Worker& b) {
     for (const auto& [number, page] : a.pages_) {
         const auto other = b.pages_.find(number);
-        if (other == b.pages_.end()) continue;
+        if (other == b.pages_.end() || (!page->changed && !other->second->changed)) continue;
         for (std::size_t i = 0; i < page->cells.size(); ++i) {
             const Clash clash =
                 simulator::compare(page->cells[i], a.global_lists_, other->second->cells[i], b.global_lists_);

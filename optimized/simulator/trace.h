@@ -1,5 +1,5 @@
-// DSA_SIMULATOR_TRACE=FILE writes down who did what when, in the JSON of Chrome's trace events, which its tracing page
-// and Perfetto show. A block is a process, a thread a thread, and a turn a microsecond: the order is true, the
+// DSA_SIMULATOR_TRACE=FILE writes down who did what when, in the JSON of Chrome's trace events, which its tracing
+// page and Perfetto show. A block is a process, a thread a thread, and a turn a microsecond: the order is true, the
 // durations mean nothing.
 #pragma once
 

@@ -131,6 +131,7 @@ Worker::Page& Worker::page(std::uintptr_t number) {
             page = std::move(free_pages_.back());
             free_pages_.pop_back();
             page->cells.fill(Cell{});
+            page->changed = false;
         }
         const std::uintptr_t first = number * page_bytes;
         const std::lock_guard lock(limits().mutex);
@@ -148,9 +149,9 @@ Worker::Page& Worker::page(std::uintptr_t number) {
 
 void Worker::touch(const Actor& actor, Deed deed, const void* bytes, std::size_t count, Access access) {
     const auto* at = static_cast<const std::byte*>(bytes);
-    const BlockState* shared = nullptr;
+    BlockState* shared = nullptr;
     constexpr std::ptrdiff_t guard = 1024;
-    for (const BlockState& block : blocks_) {
+    for (BlockState& block : blocks_) {
         if (block.shared == nullptr) continue;
         const std::ptrdiff_t offset = at - block.shared;
         if (offset < -guard || offset >= static_cast<std::ptrdiff_t>(block.bytes) + guard) continue;
@@ -167,9 +168,15 @@ void Worker::touch(const Actor& actor, Deed deed, const void* bytes, std::size_t
     for (std::uintptr_t first = address, end = address + count; first < end;) {
         const std::uintptr_t next = std::min((first | 3U) + 1, end);
         const unsigned mask = ((1U << (next - first)) - 1) << first % 4;
-        Cell& cell = shared != nullptr ? const_cast<BlockState*>(shared)->cells[first / 4]
-                                       : page(first / page_bytes).cells[first % page_bytes / 4];
-        const Finding found = visit(cell, mask, access, actor, deed, era, era.global ? global_lists_ : lists_);
+        Cell* cell = nullptr;
+        if (shared != nullptr) {
+            cell = &shared->cells[first / 4];
+        } else {
+            Page& here = page(first / page_bytes);
+            here.changed = here.changed || access != Access::read;
+            cell = &here.cells[first % page_bytes / 4];
+        }
+        const Finding found = visit(*cell, mask, access, actor, deed, era, era.global ? global_lists_ : lists_);
         if (found.kind != Kind::none)
             tell(found, actor, deed, access,
                  at + (std::ptrdiff_t(first / 4 * 4 + found.byte) - std::ptrdiff_t(address)));
@@ -238,7 +245,6 @@ Operation Worker::begins(const Thread& by, Proxy through, const char* what, Wher
     Slot& slot = slots_[number];
     slot.clock++;
     latest_ = std::max(latest_, slot.clock);
-    slot.by = &by;
     slot.async = through == Proxy::async;
     slot.site = site_of(what, where);
     slot.before = Joined();

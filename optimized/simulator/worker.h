@@ -41,6 +41,7 @@ class Worker {
     static constexpr std::size_t page_bytes = 4096;
     struct Page {
         std::array<Cell, page_bytes / 4> cells{};
+        bool changed = false;  // by a write or an atomic update
     };
     struct ThreadState {
         Clock clock = 0;
@@ -52,7 +53,6 @@ class Worker {
     struct Slot {
         Agent reads = 0, writes = 0;
         Clock clock = 0;
-        const Thread* by = nullptr;
         bool async = false;
         Site site = 0;
         Joined before, fenced_before;
