@@ -33,9 +33,10 @@ Block::Block(const Shape& shape, Dim3 index, unsigned rank, Cluster& cluster)
       threads_(shape.block.count()),
       living_(static_cast<unsigned>(threads_.size())) {
     constexpr std::size_t alignment = 1024;
-    shared_memory_ = std::make_unique<std::byte[]>(shape.shared_bytes + alignment);
+    // Nothing else lies nearer than `alignment`: who runs over an end is found out.
+    shared_memory_ = std::make_unique<std::byte[]>(shape.shared_bytes + 3 * alignment);
     const auto address = reinterpret_cast<std::uintptr_t>(shared_memory_.get());
-    shared_ = shared_memory_.get() + (alignment - address % alignment) % alignment;
+    shared_ = shared_memory_.get() + 2 * alignment - address % alignment;
     std::memset(shared_, 0xff, shape.shared_bytes);
     unsigned number = 0;
     for (unsigned z = 0; z < shape.block.z; ++z)

@@ -96,6 +96,12 @@ class Block {
     std::map<std::pair<unsigned, std::uint32_t>, Exchange> exchanges_;  // by warp and mask
 };
 
+// Of the thread whose turn it is.
+Dim3 thread_index();
+Dim3 block_index();
+Dim3 block_dim();
+Dim3 grid_dim();
+
 // The place of a thread that need not be the one whose turn it is.
 std::string place_of(const Thread& thread, Where where);
 

@@ -149,10 +149,12 @@ void run_grid(const Shape& shape, const std::function<void()>& kernel) {
         }
     };
     const std::uint64_t processors = std::max(1U, std::thread::hardware_concurrency());
+    order().grid_begins();
     std::vector<std::thread> others;
     for (std::uint64_t i = 1; i < std::min(processors, count); ++i) others.emplace_back(worker);
     worker();
     for (std::thread& other : others) other.join();
+    order().grid_ends(failure != nullptr);
     if (failure) std::rethrow_exception(failure);
 }
 

@@ -20,10 +20,11 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-#define threadIdx (::dsa::simulator::this_thread().index)
-#define blockIdx (::dsa::simulator::this_thread().block->index())
-#define blockDim (::dsa::simulator::this_thread().block->shape().block)
-#define gridDim (::dsa::simulator::this_thread().block->shape().grid)
+// By value: what a kernel reads through a reference counts as its access of memory.
+#define threadIdx (::dsa::simulator::thread_index())
+#define blockIdx (::dsa::simulator::block_index())
+#define blockDim (::dsa::simulator::block_dim())
+#define gridDim (::dsa::simulator::grid_dim())
 
 using std::max;
 using std::min;
@@ -34,29 +35,19 @@ inline void __syncthreads(dsa::simulator::Where where = dsa::simulator::Where::c
 
 namespace dsa::simulator {
 
+std::uint64_t bits_of_lane(std::uint32_t mask, std::uint64_t bits, unsigned source, const char* what, Where where);
+// Who of the mask's lanes votes for it.
+std::uint32_t votes(std::uint32_t mask, bool vote, const char* what, Where where);
+
 // What lane `source` brought; each lane brings `value`.
 template <class T>
 T from_lane(std::uint32_t mask, T value, unsigned source, const char* what, Where where) {
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
     std::uint64_t bits = 0;
     std::memcpy(&bits, &value, sizeof value);
-    Thread& self = this_thread();
-    self.block->exchange(mask, bits, what, where);
-    if ((mask >> (source % 32) & 1U) == 0)
-        throw Fault(self.block->place(where) + what + " reads lane " + std::to_string(source) +
-                    ", which its mask does not name");
-    std::memcpy(&value, &self.received[source % 32], sizeof value);
+    bits = bits_of_lane(mask, bits, source, what, where);
+    std::memcpy(&value, &bits, sizeof value);
     return value;
-}
-
-template <class Fold>
-std::uint64_t over_lanes(std::uint32_t mask, std::uint64_t value, std::uint64_t first, Fold fold, const char* what,
-                         Where where) {
-    Thread& self = this_thread();
-    self.block->exchange(mask, value, what, where);
-    for (unsigned lane = 0; lane < 32; ++lane)
-        if ((mask >> lane & 1U) != 0) first = fold(first, self.received[lane], lane);
-    return first;
 }
 
 }  // namespace dsa::simulator
@@ -87,9 +78,7 @@ T __shfl_up_sync(std::uint32_t mask, T value, unsigned delta,
 }
 inline std::uint32_t __ballot_sync(std::uint32_t mask, bool vote,
                                    dsa::simulator::Where where = dsa::simulator::Where::current()) {
-    return static_cast<std::uint32_t>(dsa::simulator::over_lanes(
-        mask, vote ? 1 : 0, 0, [](std::uint64_t sum, std::uint64_t v, unsigned lane) { return sum | v << lane; },
-        "__ballot_sync", where));
+    return dsa::simulator::votes(mask, vote, "__ballot_sync", where);
 }
 inline bool __any_sync(std::uint32_t mask, bool vote,
                        dsa::simulator::Where where = dsa::simulator::Where::current()) {

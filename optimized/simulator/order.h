@@ -39,6 +39,11 @@ class Order {
    public:
     virtual ~Order() = default;
 
+    // A grid starts and ends, on the thread of the operating system that launched it.
+    virtual void grid_begins() {}
+    virtual void grid_ends(bool /*failed*/) {}
+    // Until the next call on this thread of the operating system, what code does it does as `thread`.
+    virtual void takes_turn(const Thread& /*thread*/) {}
     // A block's threads come to be, and are no more. Its shared memory is there in between.
     virtual void block_begins(const Block& /*block*/) {}
     virtual void block_ends(const Block& /*block*/) {}
@@ -70,6 +75,7 @@ class Order {
 
 // Who listens; at first somebody who ignores everything. Changed only while no kernel runs.
 Order& order();
-void listen(Order* listener);  // nullptr: nobody
+// Answers who listened before. nullptr: nobody.
+Order* listen(Order* listener);
 
 }  // namespace dsa::simulator

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <new>
 
+#include "optimized/simulator/order.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -12,7 +14,6 @@
 namespace dsa::simulator {
 namespace {
 
-constexpr std::size_t stack_bytes = 256 << 10;
 constexpr std::size_t guard_bytes = 4096;  // below a stack: running over its end stops at once
 
 thread_local Thread* current = nullptr;
@@ -92,6 +93,7 @@ void Schedule::enter(unsigned high, unsigned low) {
 
 void Schedule::switch_to(Thread& thread) {
     current = &thread;
+    order().takes_turn(thread);
     void* own = nullptr;
     leaving_for(&own, thread.stack_, stack_bytes);
     swapcontext(&scheduler_, &thread.context_);
@@ -105,6 +107,14 @@ void Schedule::switch_back() {
     leaving_for(&own, scheduler_bottom_, scheduler_size_);
     swapcontext(&thread.context_, &scheduler_);
     arrived_on(own, &scheduler_bottom_, &scheduler_size_);
+}
+
+void Schedule::stop(std::exception_ptr failure) {
+    Schedule& schedule = *running;
+    if (!schedule.failure_) schedule.failure_ = std::move(failure);
+    leaving_for(nullptr, schedule.scheduler_bottom_, schedule.scheduler_size_);
+    setcontext(&schedule.scheduler_);
+    std::abort();  // not reached
 }
 
 void Schedule::run(const std::function<void()>& body) {

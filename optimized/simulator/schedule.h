@@ -40,6 +40,8 @@ class Schedule {
     void wait_until(std::function<bool()> condition, const Waits& what);
     void yield();
     void wake(Thread& thread);
+    // Ends the run with this failure, where an exception cannot pass: the calling thread is left where it is.
+    [[noreturn]] static void stop(std::exception_ptr failure);
     // Wakes those whose condition holds now.
     void look_at_conditions();
 

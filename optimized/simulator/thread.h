@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <source_location>
 #include <stdexcept>
 #include <string>
 
@@ -31,8 +30,24 @@ struct Dim3 {
 
 class Block;
 
-// Where in a kernel's source a thread is.
-using Where = std::source_location;
+inline constexpr std::size_t stack_bytes = 256 << 10;  // of a fiber
+
+// Where in a kernel's source a thread is. Clang 14 has no std::source_location.
+class Where {
+   public:
+    static constexpr Where current(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) {
+        Where here;
+        here.file_ = file;
+        here.line_ = line;
+        return here;
+    }
+    constexpr const char* file_name() const { return file_; }
+    constexpr unsigned line() const { return line_; }
+
+   private:
+    const char* file_ = "";
+    unsigned line_ = 0;
+};
 // "rms_norm.cu:41"
 std::string text_of(Where where);
 // "(1, 0, 0)"
@@ -59,6 +74,8 @@ class Thread {
 
     Groups cp_async;  // its copies in flight, in the groups of cp.async
     Groups bulk;      // and in those of bulk copies
+
+    const void* stack() const { return stack_; }
 
    private:
     friend class Schedule;

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "optimized/simulator/order.h"
 #include "optimized/support/launch.h"
 
 namespace dsa::testing {
@@ -26,6 +27,18 @@ inline bool holds(const std::string& text, const std::string& part) {
     MESSAGE("the sentence is: " << text);
     return false;
 }
+
+// Nobody looks for races while this is there: for what a kernel gets that does not wait.
+class Unchecked {
+   public:
+    Unchecked() : before_(simulator::listen(nullptr)) {}
+    ~Unchecked() { simulator::listen(before_); }
+    Unchecked(const Unchecked&) = delete;
+    Unchecked& operator=(const Unchecked&) = delete;
+
+   private:
+    simulator::Order* before_;
+};
 
 // Runs with another order of turns, and of asynchronous operations, each time.
 template <class Run>

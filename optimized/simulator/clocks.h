@@ -1,0 +1,76 @@
+// Vector clocks: who knows of whose deeds. An agent's clock counts what it has handed on; a deed is known by its
+// agent and the clock at which it was done. After Flanagan and Freund, "FastTrack: efficient and precise dynamic race
+// detection", PLDI 2009: one deed is an epoch, and only what has several unordered readers needs more.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace dsa::simulator {
+
+using Agent = std::uint32_t;
+using Clock = std::uint32_t;
+
+// By agent: all its deeds up to this clock. Agents beyond the end: nothing.
+using Clocks = std::vector<Clock>;
+// Shared by all who learned the same, and never changed; nullptr: nothing.
+using Knowledge = std::shared_ptr<const Clocks>;
+
+inline bool covers(const Knowledge& known, Agent agent, Clock clock) {
+    return known != nullptr && agent < known->size() && (*known)[agent] >= clock;
+}
+
+inline void take_larger(Clocks& of, const Knowledge& other) {
+    if (other == nullptr) return;
+    if (of.size() < other->size()) of.resize(other->size());
+    for (std::size_t i = 0; i < other->size(); ++i) of[i] = std::max(of[i], (*other)[i]);
+}
+
+// What several agents knew and did, put together when somebody asks.
+class Joined {
+   public:
+    void add(const Knowledge& known) {
+        if (known == nullptr) return;
+        if (std::find(parts_.begin(), parts_.end(), known) == parts_.end()) parts_.push_back(known);
+        all_ = nullptr;
+    }
+    void add(Agent agent, Clock clock) {
+        deeds_.emplace_back(agent, clock);
+        all_ = nullptr;
+    }
+    const Knowledge& all() {
+        if (all_ != nullptr || (parts_.empty() && deeds_.empty())) return all_;
+        if (parts_.size() == 1 && deeds_.empty()) return all_ = parts_[0];
+        auto sum = std::make_shared<Clocks>();
+        for (const Knowledge& part : parts_) take_larger(*sum, part);
+        Agent last = 0;
+        for (const auto& [agent, clock] : deeds_) last = std::max(last, agent);
+        if (!deeds_.empty() && sum->size() <= last) sum->resize(last + 1);
+        for (const auto& [agent, clock] : deeds_) (*sum)[agent] = std::max((*sum)[agent], clock);
+        return all_ = std::move(sum);
+    }
+    // What somebody who knows `known` knows after learning all of this.
+    Knowledge learned_by(const Knowledge& known) {
+        const Knowledge& sum = all();
+        if (sum == nullptr || known == sum) return known;
+        if (known == nullptr || std::find(parts_.begin(), parts_.end(), known) != parts_.end()) return sum;
+        // Lanes that knew the same learn the same.
+        if (known == last_asked_ && sum == last_sum_) return last_answer_;
+        auto both = std::make_shared<Clocks>(*known);
+        take_larger(*both, sum);
+        last_asked_ = known;
+        last_sum_ = sum;
+        return last_answer_ = std::move(both);
+    }
+
+   private:
+    std::vector<Knowledge> parts_;
+    std::vector<std::pair<Agent, Clock>> deeds_;
+    Knowledge all_;
+    Knowledge last_asked_, last_sum_, last_answer_;
+};
+
+}  // namespace dsa::simulator

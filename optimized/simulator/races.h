@@ -1,0 +1,16 @@
+// The listener that finds races: accesses of the same bytes, one of them a write, that nothing puts in order; reads
+// of shared memory that nobody wrote; accesses beyond what a kernel may touch; and what the asynchronous proxy cannot
+// have seen. Each is a Fault. docs/20-the-simulator.md.
+#pragma once
+
+#include "optimized/simulator/order.h"
+#include "optimized/simulator/shadow.h"
+
+namespace dsa::simulator {
+
+Order& races();
+
+// A load or store of compiled code, by the thread whose turn it is; nothing where no kernel runs.
+void accessed(const void* bytes, std::size_t count, Access access, const void* return_address);
+
+}  // namespace dsa::simulator

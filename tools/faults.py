@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Are the simulator's checks sharp enough? Plants one fault in a right kernel at a time, and asks whether it is found.
+
+    tools/faults.py --count 40            a sample of all faults that can be planted, some 20 s each
+    tools/faults.py --only moe_gate       those of one folder
+
+A fault is one of: a barrier left out, an atomic update made of a plain read and a plain write, a loop or a guard that runs
+one too far (<= for <), a lane that is not the first (== 1 for == 0). Only the file with the fault is compiled again; the op
+that uses it runs its small cases, and is expected to be stopped with a sentence or to answer wrongly. Survivors are printed
+with their place. Build libdsa_simulated.so and dsa-simulated first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(REPOSITORY / "golden"))
+
+from optimized.bench.receipts import included, ladders  # noqa: E402
+from touchstone import cases, check  # noqa: E402
+from touchstone.plugins import Limits, Worker  # noqa: E402
+
+TREE = REPOSITORY / "optimized"
+BUILD = REPOSITORY / "build"
+SHARED = ("hopper", "simulator", "support", "tool", "bench", "python")
+
+# kind -> (what, what it becomes)
+FAULTS = {
+    "barrier left out": (r"__sync(?:threads|warp)\(\);", r";"),
+    "plain add": (r"atomicAdd\(&([^;]+), ([^;,]+)\);", r"{ auto& to = \1; to = to + (\2); }"),
+    "plain minimum": (r"atomicMin\(&([^;]+), ([^;]+)\);", r"{ auto& to = \1; to = min(to, \2); }"),
+    "plain or": (r"atomicOr\(&([^;]+), ([^;]+)\);", r"{ auto& to = \1; to = to | (\2); }"),
+    "one too far": (r"(for \([^;\n]*; [^;\n]*?) < ", r"\1 <= "),
+    "guard one too far": (r"(if \((?:[^()\n]|\([^()\n]*\))*?) < ", r"\1 <= "),
+    "another lane": (r"(lane_id\(\)|warp_id\(\)|threadIdx\.x) == 0\)", r"\1 == 1)"),
+}
+
+
+@dataclass
+class Fault:
+    kind: str
+    path: Path  # of the file that gets it
+    line: int
+    text: str  # of the whole file with it
+    before: str  # the line as it was
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.path.relative_to(TREE)}:{self.line}: {self.before.strip()}"
+
+
+def faults(only: str | None) -> list[Fault]:
+    """Every fault that can be planted."""
+    found = []
+    for path in sorted([*TREE.glob("*/*.cu"), *TREE.glob("*/*.cuh")]):
+        if path.parent.name in SHARED or (only and path.parent.name != only):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for kind, (pattern, instead) in FAULTS.items():
+            for match in re.finditer(pattern, text):
+                start = text.rfind("\n", 0, match.end()) + 1
+                line = text[start : text.find("\n", match.end())]
+                if "constexpr" in line or line.lstrip().startswith(("//", "while")):
+                    continue
+                whole = text[: match.start()] + match.expand(instead) + text[match.end() :]
+                found.append(Fault(kind, path, text.count("\n", 0, match.end()) + 1, whole, line))
+    return found
+
+
+def compiled_by(path: Path) -> list[Path]:
+    """The .cu files into which `path` is compiled."""
+    return [source for source in sorted(TREE.glob("*/*.cu")) if path in included(source, set()) and path.suffix != ".cu"] or [path]
+
+
+def users(source: Path, programs: dict[str, list[int]]) -> list[tuple[str, int]]:
+    """(op, level) that run the kernels of `source`, of the source's own folder first."""
+    named = re.match(r"level_(\d+)", source.name)
+    own = source.parent.name
+    if own in programs and named:
+        return [(own, int(named.group(1)))]
+    # A file without a level belongs to every level of its folder's op, and of the ops that include its header.
+    ops = [own] if own in programs else []
+    header = source.with_suffix(".h")
+    for op in programs:
+        files: set[Path] = set()
+        for file in [*(TREE / op).glob("*.cu"), *(TREE / op).glob("*.cpp")]:
+            included(file, files)
+        if header in files and op not in ops:
+            ops.append(op)
+    return [(op, level) for op in ops for level in reversed(programs[op])]
+
+
+class Workshop:
+    """Compiles a file with a fault, and links a library around it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        entries = json.loads((BUILD / "compile_commands.json").read_text(encoding="utf-8"))
+        self.commands = {Path(e["file"]).resolve(): e for e in entries if "/simulated/" in e["file"]}
+        command = ["ninja", "-C", BUILD, "-t", "commands", "libdsa_simulated.so"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        self.link = next(line for line in reversed(lines) if "-shared" in line)
+
+    def library(self, fault: Fault, sources: list[Path]) -> Path | None:
+        """The library with the fault; None where it does not compile."""
+        overlay = self.folder / "overlay"
+        target = overlay / fault.path.relative_to(REPOSITORY)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(fault.text, encoding="utf-8")
+        link = self.link
+        try:
+            for i, source in enumerate(sources):
+                name = source.relative_to(TREE)
+                entry = self.commands[BUILD / "optimized" / "simulated" / f"{name}.cpp"]
+                words = [w for w in shlex.split(entry["command"]) if not w.startswith("-Werror")]
+                place = words.index("-o") + 1
+                old, words[place] = words[place], str(self.folder / f"{i}.o")
+                words[1 if "ccache" not in words[0] else 2 : 1 if "ccache" not in words[0] else 2] = [f"-I{overlay}"]
+                if subprocess.run([*words, "-w"], cwd=entry["directory"], capture_output=True).returncode != 0:
+                    return None
+                assert old in link, old
+                link = link.replace(f" {old} ", f" {words[place]} ")
+        finally:
+            target.unlink()
+        out = self.folder / "libfault.so"
+        link = link.replace(" -o libdsa_simulated.so ", f" -o {out} ")
+        subprocess.run(link, shell=True, cwd=BUILD, check=True, capture_output=True)
+        return out
+
+
+def verdict(library: Path, runs: list[tuple[str, int]]) -> str:
+    """How the fault was found; empty if it was not."""
+    for op, level in runs:
+        os.environ["DSA_LEVEL"] = str(level)
+        worker = Worker("lib", str(library), Limits(seconds=120))
+        try:
+            for case in cases.choose([op], "small"):
+                result = check.check_case(case, worker.run, check.Options(private=0, runs=1))
+                if result.state not in ("right", "not implemented"):
+                    return f"{op} {level}: {result.state}: {result.sentence}"
+        finally:
+            worker.close()
+    return ""
+
+
+def how(found: str) -> str:
+    """The column of the table."""
+    if not found:
+        return "survived"
+    for sign, name in {
+        "write after": "race", "read after": "race", "nobody has written": "unwritten", "beyond": "out of bounds", "launched with": "out of bounds",
+        "deadlocked": "deadlock", "wrote beyond": "out of bounds", "stopped by": "crash", "launch_failed": "other fault",
+    }.items():  # fmt: skip
+        if sign in found:
+            return name
+    return "wrong answer"
+
+
+def main() -> int:
+    """Prints a line a fault and a table at the end; 1 if one survived."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, help="a sample of so many")
+    parser.add_argument("--seed", type=int, default=1, help="which sample")
+    parser.add_argument("--only", help="a folder of optimized/")
+    parser.add_argument("--kind", choices=FAULTS, help="one kind only")
+    parser.add_argument("--seconds", type=float, help="no further fault after so many")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    args = parser.parse_args()
+    chosen = [f for f in faults(args.only) if args.kind in (None, f.kind)]
+    total = len(chosen)
+    random.Random(args.seed).shuffle(chosen)
+    chosen = chosen[: args.count]
+    if args.list:
+        print(*chosen, sep="\n")
+        return 0
+    programs = ladders(BUILD / "dsa-simulated")
+    counts: dict[str, dict[str, int]] = {}
+    import time
+
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        workshop = Workshop(Path(folder))
+        for fault in chosen:
+            if args.seconds and time.monotonic() - begin > args.seconds:
+                break
+            sources = [s for s in compiled_by(fault.path) if users(s, programs)]
+            # The folder's own kernels first: one file is compiled, of those that include a header.
+            sources.sort(key=lambda s: s.parent != fault.path.parent)
+            library = workshop.library(fault, sources[:1]) if sources else None
+            if library is None:
+                print(f"not compiled     {fault}", flush=True)
+                continue
+            found = verdict(library, users(sources[0], programs)[:2])
+            result = how(found)
+            row = counts.setdefault(fault.kind, {})
+            row[result] = row.get(result, 0) + 1
+            print(f"{result:16} {fault}\n                 {found[:300]}", flush=True)
+    columns = sorted({c for row in counts.values() for c in row})
+    print("\n| fault | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for kind, row in sorted(counts.items()):
+        print(f"| {kind} | " + " | ".join(str(row.get(c, "")) for c in columns) + " |")
+    done = sum(sum(row.values()) for row in counts.values())
+    survived = sum(row.get("survived", 0) for row in counts.values())
+    print(f"\n{done - survived} of {done} caught, of {total} that can be planted.")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
