@@ -80,26 +80,51 @@ class Trace final : public Order {
     void writes(const Thread& by, const void* bytes, std::size_t count, Where where) override {
         next_.writes(by, bytes, count, where);
     }
+    // The numbers that the next listener gives may all be the same: it may be nobody.
     Operation begins(const Thread& by, Proxy through, const char* what, Where where) override {
-        tell(std::string(what) + " begins at " + text_of(where), by);
-        return next_.begins(by, through, what, where);
+        const Operation inside = next_.begins(by, through, what, where);
+        const std::lock_guard lock(mutex_);
+        under_way_[++operations_] = {inside, &by, std::string(what) + " of " + text_of(where), now_};
+        return operations_;
     }
-    void begins_also(Operation operation, const Thread& by) override { next_.begins_also(operation, by); }
+    void begins_also(Operation operation, const Thread& by) override { next_.begins_also(inside(operation), by); }
     void reads(Operation operation, const void* bytes, std::size_t count) override {
-        next_.reads(operation, bytes, count);
+        next_.reads(inside(operation), bytes, count);
     }
     void writes(Operation operation, const void* bytes, std::size_t count) override {
-        next_.writes(operation, bytes, count);
+        next_.writes(inside(operation), bytes, count);
     }
-    void release(Operation operation, Round to) override { next_.release(operation, to); }
+    void release(Operation operation, Round to) override { next_.release(inside(operation), to); }
     void acquire(const Thread& by, Operation operation, Part part) override {
-        if (part == Part::all) tell("an operation was waited for", by);
-        next_.acquire(by, operation, part);
+        next_.acquire(by, inside(operation), part);
     }
-    void ends(Operation operation) override { next_.ends(operation); }
+    // Shown in a row of its own, beside the thread that asked for it: from then until it has told its object that it
+    // is done, or until its group was waited for.
+    void ends(Operation operation) override {
+        next_.ends(inside(operation));
+        const std::lock_guard lock(mutex_);
+        const UnderWay& it = under_way_.at(operation);
+        if (blocks_.contains(it.by->block))
+            write(it.what, 'X', *it.by->block, beside + it.by->number, it.began,
+                  "\"dur\":" + std::to_string(now_ - it.began));
+        under_way_.erase(operation);
+    }
 
    private:
     static constexpr std::uint64_t most_events = 2'000'000;  // a page shows no more
+    static constexpr unsigned beside = 10'000;               // the row of a thread's operations, from its own
+
+    struct UnderWay {
+        Operation inside;  // the next listener's number
+        const Thread* by;
+        std::string what;
+        std::uint64_t began;
+    };
+
+    Operation inside(Operation operation) {
+        const std::lock_guard lock(mutex_);
+        return under_way_.at(operation).inside;
+    }
 
     // Of this thread of the operating system: who has the turn, and since when.
     static thread_local const Thread* current;
@@ -129,6 +154,8 @@ class Trace final : public Order {
     std::uint64_t now_ = 0;
     std::uint64_t events_ = 0;
     std::uint64_t processes_ = 0;
+    Operation operations_ = 0;
+    std::map<Operation, UnderWay> under_way_;
     std::map<const Block*, std::uint64_t> blocks_;
     std::map<const Thread*, std::pair<std::uint64_t, std::string>> waits_;
 };
