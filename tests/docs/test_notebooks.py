@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("[0-9]*.py"))
 
 
-PICTURES = {"01_a_sentence_through_every_stage": 8, "02_from_a_wrong_kernel_to_a_right_one": 5, "03_teaching_the_indexer": 6}
+PICTURES = {"01_a_sentence_through_every_stage": 8, "02_from_a_wrong_kernel_to_a_right_one": 5, "03_teaching_the_indexer": 6,
+            "04_a_warp_specialised_kernel": 4}  # fmt: skip
 
 
 def test_every_notebook_is_known():
