@@ -51,6 +51,7 @@ void first_of_two_groups(const int* x, int* y) {
     cp_async_commit();
     cp_async_wait<1>();
     y[i] = memory.tile[i];
+    y[64 + i] = memory.second[i];  // may not be there yet
     cp_async_wait<0>();
 }
 
@@ -180,7 +181,7 @@ void misaligned(const int* x) { cp_async<16>(&shared<Shared>().tile[1], x); }
 
 TEST_CASE("cp.async: three sizes, zeros past the source, groups in order") {
     const std::vector<int> x = counted(256);
-    bool poison = false;
+    bool poison = false, second_is_late = false;
     with_seeds(20, [&] {
         std::vector<int> y(512);
         launch("copies", copies_of_three_sizes, one_block(), x.data(), y.data(), true);
@@ -191,10 +192,12 @@ TEST_CASE("cp.async: three sizes, zeros past the source, groups in order") {
         poison = poison || std::count(y.begin(), y.end(), -1) > 0;
         launch("groups", first_of_two_groups, one_block(), x.data(), y.data());
         for (std::size_t i = 0; i < 64; ++i) REQUIRE(y[i] == x[i]);
+        second_is_late = second_is_late || std::count(y.begin() + 64, y.begin() + 128, -1) > 0;
         launch("mbarrier", told_to_an_mbarrier, one_block(), x.data(), y.data());
         for (std::size_t i = 0; i < 64; ++i) REQUIRE(y[i] == x[63 - i]);
     });
     CHECK(poison);
+    CHECK(second_is_late);
     const std::vector<int> large(64, 0x12345678);
     std::vector<int> y(512);
     launch("copies", copies_of_three_sizes, one_block(16), large.data(), y.data(), true);
