@@ -37,7 +37,7 @@ class Schedule {
     // Called by the thread whose turn it is: it waits until somebody wakes it, or until a condition holds that
     // asynchronous operations bring about, or it only gives up its turn.
     void wait(Waits what);
-    void wait_until(std::function<bool()> condition, const Waits& what);
+    void wait_until(std::function<bool()> condition, Waits what);
     void yield();
     void wake(Thread& thread);
     // Wakes those whose condition holds now.
