@@ -152,10 +152,10 @@ void Schedule::wait(Waits what) {
     switch_back();
 }
 
-void Schedule::wait_until(std::function<bool()> condition, const Waits& what) {
+void Schedule::wait_until(std::function<bool()> condition, Waits what) {
     if (condition()) return yield();
     conditions_.emplace_back(current, std::move(condition));
-    wait(what);
+    wait(std::move(what));
 }
 
 void Schedule::look_at_conditions() {

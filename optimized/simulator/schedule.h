@@ -37,7 +37,7 @@ class Schedule {
     // Called by the thread whose turn it is: it waits until somebody wakes it, or until a condition holds that
     // asynchronous operations bring about, or it only gives up its turn.
     void wait(Waits what);
-    void wait_until(std::function<bool()> condition, const Waits& what);
+    void wait_until(std::function<bool()> condition, Waits what);
     void yield();
     void wake(Thread& thread);
     // Ends the run with this failure, where an exception cannot pass: the calling thread is left where it is.

@@ -54,6 +54,18 @@ void first_of_two_groups(const int* x, int* y) {
     cp_async_wait<0>();
 }
 
+// The second group is read although it is not waited for.
+void second_of_two_groups(const int* x, int* y) {
+    Shared& memory = shared<Shared>();
+    const int i = static_cast<int>(threadIdx.x);
+    cp_async_commit();  // a group of nothing
+    cp_async<4>(&memory.tile[i], &x[i]);
+    cp_async_commit();
+    cp_async_wait<1>();
+    y[i] = memory.tile[i];
+    cp_async_wait<0>();
+}
+
 void told_to_an_mbarrier(const int* x, int* y) {
     Shared& memory = shared<Shared>();
     const int i = static_cast<int>(threadIdx.x);
@@ -239,4 +251,17 @@ TEST_CASE("copies: misuse is a sentence") {
     CHECK(holds(refusal_of(ends_while_a_store_reads, one_block(), x), "to global memory is still under way"));
     CHECK(holds(told(of_6_bytes), "copies 4, 8 or 16 bytes, not 6"));
     CHECK(holds(told(misaligned), "needs both addresses at multiples of as many"));
+}
+
+// The last of this file: its kernel reads what it has not waited for, so nobody may look for races from here on.
+TEST_CASE("a group that is not waited for is late") {
+    simulator::listen(nullptr);
+    const std::vector<int> x = counted(64);
+    bool late = false;
+    with_seeds(20, [&] {
+        std::vector<int> y(64);
+        launch("groups", second_of_two_groups, one_block(), x.data(), y.data());
+        late = late || std::count(y.begin(), y.end(), -1) > 0;
+    });
+    CHECK(late);
 }

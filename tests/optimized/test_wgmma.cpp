@@ -78,6 +78,7 @@ void memory_reused(float* y) {
         wgmma_fence();
         wgmma<bf16>(d, a, b, false);
         wgmma_commit();
+        __syncthreads();  // all four warps have begun theirs
         shared<Tiles>().b[threadIdx.x] = to_bf16(2.0F);
         wgmma_wait<0>();
         y[threadIdx.x] = d[0];

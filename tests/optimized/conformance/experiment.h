@@ -40,6 +40,7 @@ class OnDevice {
    public:
     explicit OnDevice(const std::vector<T>& values) : memory_(values.size() * sizeof(T)) {
         Bytes bytes(memory_.bytes());
+        if (values.empty()) return;
         std::memcpy(bytes.data(), values.data(), bytes.size());
         memory_.write(bytes);
     }
