@@ -135,18 +135,25 @@ def kind_of(event):
 
 
 def draw(seed, ax):
-    """A row a role: what was under way, and who waited."""
-    per_row = collections.defaultdict(list)
-    for event in trace_of(seed):
+    """A row a role: what was under way, and who waited. Copies of A above those of B, every other group of products below."""
+    per_row, products = collections.defaultdict(list), collections.Counter()
+    for event in sorted(trace_of(seed), key=lambda e: e["ts"]):
         kind = kind_of(event)
         thread = event["tid"] % 10_000
         if kind is None or thread // 128 > 0 and thread % 128 != 0:
             continue  # of a warpgroup, its first thread speaks
         role = "producer" if thread < 128 else f"consumer {thread // 128 - 1}"
-        per_row[f"{role}: {'under way' if event['tid'] >= 10_000 else 'waits'}"].append((event["ts"], max(event["dur"], 1), kind))
+        below, height = 0, 0.8
+        if event["tid"] >= 10_000:
+            below, height = int(kind == "copy of B"), 0.4
+            if kind == "wgmma":
+                below = products[role] // 4 % 2  # four products are a group
+                products[role] += 1
+        what = "under way" if event["tid"] >= 10_000 else "waits"
+        per_row[f"{role}: {what}"].append((event["ts"], max(event["dur"], 30), kind, 0.4 - height * (1 + below), height))
     for y, row in enumerate(sorted(per_row, reverse=True)):
-        for begin, length, kind in per_row[row]:
-            ax.broken_barh([(begin, length)], (y - 0.4, 0.8), color=COLOURS[kind], alpha=0.8)
+        for begin, length, kind, bottom, height in per_row[row]:
+            ax.broken_barh([(begin, length)], (y + bottom, height), color=COLOURS[kind], alpha=0.8, linewidth=0)
     ax.set(yticks=range(len(per_row)), yticklabels=sorted(per_row, reverse=True), title=f"schedule {seed}", xlabel="turns")
     return per_row
 
@@ -154,10 +161,10 @@ def draw(seed, ax):
 fig, axes = plt.subplots(2, 1, figsize=(10, 6.4))
 for ax, seed in zip(axes, (1, 4)):
     rows_drawn = draw(seed, ax)
-    starts = [begin for row in rows_drawn.values() for begin, _, kind in row if kind.startswith("copy")]
+    starts = [begin for row in rows_drawn.values() for begin, _, kind, *_ in row if kind.startswith("copy")]
     ax.set_xlim(min(starts) - 50, None)
-axes[0].legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in COLOURS.values()], COLOURS, ncols=3, fontsize=8, loc="lower right")
-fig.tight_layout()
+fig.legend([plt.Rectangle((0, 0), 1, 1, color=c) for c in COLOURS.values()], COLOURS, ncols=6, fontsize=8, loc="lower center")
+fig.tight_layout(rect=(0, 0.05, 1, 1))
 plt.show()
 
 # %% [markdown]
