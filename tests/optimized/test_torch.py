@@ -118,6 +118,34 @@ def test_norms_and_losses_learn():
     assert close(got[0], expected[0])
 
 
+def test_experts_learn():
+    """Against autograd of the same formula in float32, with the choice that the kernel made."""
+    T, D, E, F = 5, 32, 4, 16
+    shapes = {"x": (T, D), "W_gate": (E, D, F), "W_up": (E, D, F), "W_down": (E, F, D), "shared_W_gate": (D, F), "shared_W_up": (D, F),
+              "shared_W_down": (F, D)}  # fmt: skip
+    tensors = {name: bf16(*shape, seed=i) / (1 if name == "x" else 4) for i, (name, shape) in enumerate(shapes.items())}
+    W_g, bias = torch.randn(D, E, generator=torch.Generator().manual_seed(9)) / 6, torch.zeros(E)
+    gate = {"groups": 2, "kept_groups": 2, "active": 2, "route_scale": 2.5, "normalise": True}
+    experts, _ = torch.ops.dsa.moe_gate(tensors["x"], W_g, bias, **gate)
+
+    def net(x, gate, up, down):
+        return (torch.nn.functional.silu(x @ gate) * (x @ up)) @ down
+
+    def formula(W_g, *weights):
+        w = {name: t.float() for name, t in zip(tensors, weights)}
+        chosen = torch.sigmoid(w["x"] @ W_g).gather(1, experts.long())
+        share = chosen / chosen.sum(1, keepdim=True) * 2.5
+        rows = [sum(share[t, i] * net(w["x"][t], w["W_gate"][e], w["W_up"][e], w["W_down"][e]) for i, e in enumerate(experts[t])) for t in range(T)]
+        return torch.stack(rows) + net(w["x"], w["shared_W_gate"], w["shared_W_up"], w["shared_W_down"])
+
+    def kernel(W_g, x, W_gate, W_up, W_down, *shared):
+        names = ("shared_W_gate", "shared_W_up", "shared_W_down")
+        return torch.ops.dsa.moe(x, W_g, W_gate, W_up, W_down, bias=bias, **dict(zip(names, shared)), **gate)
+
+    got, expected = (gradients(f, W_g, *tensors.values()) for f in (kernel, formula))
+    assert all(close(g, e) for g, e in zip(got, expected))
+
+
 def test_what_has_no_gradient_says_so():
     q, kv = bf16(3, 2, 32).requires_grad_(), bf16(10, 32)
     indices = torch.zeros(3, 4, dtype=torch.int32)
