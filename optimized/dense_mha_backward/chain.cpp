@@ -20,10 +20,10 @@ struct Scratch {
     bf16* d_scores_t;    // [heads, S, T]
 
     Scratch(const DenseMhaBackward& call, Arena& arena) {
-        constexpr std::int64_t most_bytes = std::int64_t{1} << 30;
         constexpr std::int64_t bytes_of_pair = 2 * 4 + 3 * 2;
         const std::int64_t pairs = call.T * call.S;
-        heads = std::clamp<std::int64_t>(most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs), 1, call.H);
+        heads = std::clamp<std::int64_t>(call.most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs), 1,
+                                         std::max<std::int64_t>(1, call.H));
         delta = arena.take<float>(call.T * call.H);
         scores = arena.take<float>(heads * pairs);
         d_p = arena.take<float>(heads * pairs);

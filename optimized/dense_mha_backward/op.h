@@ -26,6 +26,8 @@ struct DenseMhaBackward {
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
+    // Of score matrices at once: so many heads at a time, but at least one.
+    std::int64_t most_bytes = std::int64_t{1} << 30;
 };
 
 // All products at `level`, or below where it does not take one.

@@ -21,11 +21,10 @@ struct Scratch {
     float* given;          // [S, d]: what some queries give to the latents
 
     Scratch(const DenseMqaBackward& call, Arena& arena) {
-        constexpr std::int64_t most_bytes = std::int64_t{1} << 30;
         constexpr std::int64_t bytes_of_pair = 2 * 4 + 3 * 2;
-        const std::int64_t pairs = call.H * call.S;  // of a query
+        const std::int64_t pairs = call.H * call.S;                   // of a query
         constexpr std::int64_t most_rows = std::int64_t{65535} * 32;  // of a grid of tiles
-        const std::int64_t fit = std::min(most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs),
+        const std::int64_t fit = std::min(call.most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs),
                                           most_rows / std::max<std::int64_t>(1, call.H));
         queries = std::clamp<std::int64_t>(fit, 1, std::max<std::int64_t>(1, call.T));
         delta = arena.take<float>(call.T * call.H);
