@@ -48,6 +48,16 @@ need_python() {
     touchstone() { "$python" -m touchstone.cli "$@"; }
 }
 
+# The CUDA tree's Python binding in the same environment, once more where its sources have changed.
+need_binding() {
+    need_packages "${build_packages[@]}" python3-dev
+    local stamp="$TOUCHSTONE_BUILD/binding.stamp"
+    if [ ! -e "$stamp" ] || [ -n "$(find optimized/python optimized/tool/fields.* golden/dsa.h -newer "$stamp" -type f ! -name '*.py' ! -name '*.pyc' ! -name '*.so')" ]; then
+        "$python" -m pip install -q --disable-pip-version-check -e ./optimized/python
+        touch "$stamp"
+    fi
+}
+
 # build_reference TARGETS... : configures once, then builds.
 build_reference() {
     need_packages "${build_packages[@]}"

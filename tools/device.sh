@@ -13,6 +13,9 @@ if [ -z "$build" ]; then
     build=$TOUCHSTONE_BUILD
 fi
 export TOUCHSTONE_REFERENCE="$build/dsa-reference"
-PYTHONPATH="$PWD:$PWD/golden${PYTHONPATH:+:$PYTHONPATH}" "$python" -m optimized.bench.device --build "$build" "$@" && status=0 || status=$?
-PYTHONPATH="$PWD:$PWD/golden${PYTHONPATH:+:$PYTHONPATH}" "$python" -m optimized.bench.receipts
+export PYTHONPATH="$PWD:$PWD/golden:$PWD/optimized/python${PYTHONPATH:+:$PYTHONPATH}"
+"$python" -c 'import dsa_optimized' 2>/dev/null || "$python" -m pip install -q ./optimized/python ||
+    { echo "make device needs the CUDA tree's Python binding in $python: pip install ./optimized/python (it needs nanobind and scikit-build-core)" >&2; exit 2; }
+"$python" -m optimized.bench.device --build "$build" "$@" && status=0 || status=$?
+"$python" -m optimized.bench.receipts
 exit $status

@@ -15,6 +15,7 @@ build_reference all
 ctest --test-dir "$TOUCHSTONE_BUILD" --output-on-failure -j "$jobs"
 
 need_python test,notebooks
+need_binding
 say "goldens: make the small set and verify it"
 touchstone make --set small
 touchstone text
@@ -30,6 +31,7 @@ say "the same bytes from other compilers and CPUs"
 tests/reference/reproducible.sh
 
 command -v chromium google-chrome >/dev/null || skipped+=("the page in a browser: no chromium here")
+"$python" -c 'import torch' 2>/dev/null || skipped+=("torch.ops.dsa: PyTorch is not installed (pip install torch)")
 command -v nvcc >/dev/null || skipped+=("the CUDA tree compiled for Hopper: no nvcc here (its kernels ran on the simulator)")
 command -v nvidia-smi >/dev/null || skipped+=("the CUDA tree on a GPU: there is none here; make device runs it on an H100")
 say "done in $(($(date +%s) - begin)) s"

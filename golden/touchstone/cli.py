@@ -31,6 +31,7 @@ from . import (
     make,
     report,
     require,
+    signatures,
     story,
     text,
     verify,
@@ -398,9 +399,10 @@ app.command("page")(looking.page)
 @app.command("header")
 def print_header(
     fields: Annotated[bool, typer.Option("--fields", help="the structs' fields as a table for C++ instead (optimized/tool/fields.inc)")] = False,
+    python: Annotated[bool, typer.Option("--python", help="a Python method an op instead (optimized/python/dsa_optimized/ops.py)")] = False,
 ) -> None:
     """Prints golden/dsa.h, the C interface of a plug-in library."""
-    print(clib.table() if fields else clib.header(), end="")
+    print(signatures.text() if python else clib.table() if fields else clib.header(), end="")
 
 
 @app.command("version")

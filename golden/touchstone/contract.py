@@ -130,7 +130,7 @@ def bound_axes(op: Op, shapes: dict[str, tuple], parameters: dict) -> dict[str, 
     for tensor in op.inputs:
         for axis, extent in zip(tensor.axes, shapes.get(tensor.name, ())):
             if axis.isidentifier():
-                sizes.setdefault(axis, int(extent))
+                sizes.setdefault(axis, extent)
     for name, value in DEFAULTS.items():
         sizes.setdefault(name, value)
     if "d" in sizes:

@@ -192,7 +192,45 @@ def _experts() -> list[Question]:
     ]  # fmt: skip
 
 
+def words(T: int, V: int) -> dict:
+    """logits of T tokens over V words, and the words that followed"""
+    return {"logits": f32(T, V), "targets": i32(torch.randint(V, (T,)))}
+
+
+def dense_backward_inputs(T: int, S: int, own: bool) -> dict:
+    """What dense attention's backward pass reads, on each head's own keys and values or on the latent"""
+    d, d_v = (192, 128) if own else (576, 512)
+    keys = {"k": bf16(S, H, d), "v": bf16(S, H, d_v)} if own else {"kv": bf16(S, d)}
+    return {"q": bf16(T, H, d), **keys, "out": bf16(T, H, d_v), "lse": f32(T, H) + 8, "dout": bf16(T, H, d_v)}
+
+
+def learning_experts(T: int, E: int, F: int) -> dict:
+    """A gate, E experts and a shared one in bf16, and what came back"""
+    return experts(T, E, F) | {"shared_W_gate": bf16(D, F, std=D**-0.5), "shared_W_up": bf16(D, F, std=D**-0.5),
+                               "shared_W_down": bf16(F, D, std=F**-0.5), "dy": bf16(T, D)}  # fmt: skip
+
+
+def _training() -> list[Question]:
+    """Gradients. Bytes are those of dx and of the weight's sum, each reading its inputs once."""
+    T, V, E, F = 4096, 129280, 32, 2048
+    keys, queries, S = 131072, 512, 4096
+    gate = {"groups": 8, "kept_groups": 4, "active": 8, "route_scale": 2.5, "normalise": True}
+    a_visit = 18.0 * D * F  # nine products; the shared expert needs no result
+    return [
+        Question("rms_norm_backward", "T 4096, D 7168", lambda: {"x": bf16(T, D), "weight": f32(D), "dy": bf16(T, D)}, 10 * T * D),
+        Question("layer_norm_backward", "T 131072, D 128",
+                 lambda: {"x": bf16(keys, 128), "weight": f32(128), "bias": f32(128), "dy": bf16(keys, 128)}, 10 * keys * 128),
+        Question("cross_entropy", "T 4096, V 129280", lambda: words(T, V), 8 * T * V),
+        Question("dense_mqa_backward", "T 512, S 4096, H 128", lambda: dense_backward_inputs(queries, S, False), 0,
+                 2.0 * H * pairs(queries, S) * (3 * 576 + 2 * 512), "bf16", {"causal": True}),
+        Question("dense_mha_backward", "T 512, S 4096, H 128", lambda: dense_backward_inputs(queries, S, True), 0,
+                 2.0 * H * pairs(queries, S) * (3 * 192 + 2 * 128), "bf16", {"causal": True}),
+        Question("moe_backward", f"T 2048, E {E}, F {F}, bf16", lambda: learning_experts(2048, E, F), 0,
+                 2048 * (8 * a_visit + 16.0 * D * F), "bf16", gate),
+    ]  # fmt: skip
+
+
 @functools.cache
 def questions() -> list[Question]:
     """All timings, in the order of the contract's families. Nothing is drawn before make()."""
-    return _elementwise() + _indexer() + _attention() + _experts()
+    return _elementwise() + _indexer() + _attention() + _experts() + _training()

@@ -41,13 +41,6 @@ namespace {
     }                                                                                                            \
     ,
 
-const std::vector<OpFields>& table() {
-    static const std::vector<OpFields> all{
-#include "optimized/tool/fields.inc"
-    };
-    return all;
-}
-
 // Sums of products of names and whole numbers, with ceil64(x) = ceil(x / 64) and max1(x) = max(1, x).
 class Expression {
    public:
@@ -108,15 +101,22 @@ class Expression {
 
 }  // namespace
 
+const std::vector<OpFields>& all_fields() {
+    static const std::vector<OpFields> all{
+#include "optimized/tool/fields.inc"
+    };
+    return all;
+}
+
 const OpFields* fields_of(const std::string& op) {
-    for (const OpFields& one : table())
+    for (const OpFields& one : all_fields())
         if (one.name == op && one.is_here) return &one;
     return nullptr;
 }
 
 std::vector<std::string> op_names() {
     std::vector<std::string> names;
-    for (const OpFields& one : table())
+    for (const OpFields& one : all_fields())
         if (one.is_here) names.push_back(one.name);
     return names;
 }

@@ -35,6 +35,8 @@ struct OpFields {
     bool is_staged() const { return name == "dsa_attention" || name == "transformer_block"; }
 };
 
+// Of every op of the contract, here or not.
+const std::vector<OpFields>& all_fields();
 // Null if there is no op of that name here.
 const OpFields* fields_of(const std::string& op);
 std::vector<std::string> op_names();

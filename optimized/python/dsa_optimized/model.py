@@ -9,11 +9,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from touchstone import clib, dtypes, require
+from touchstone import dtypes, require
 from touchstone.conventions import expanded
 from touchstone.telling.model import Checkpoint, LayerWeights, rope_of
 
-from .layer import Device, Layer, rows
+from .layer import Layer
+from .library import Library
 
 FLOAT32 = ("q_norm", "kv_norm", "k_norm", "k_bias", "attention_norm", "ffn_norm", "bias")  # whatever the checkpoint stores
 
@@ -32,20 +33,18 @@ class Model:
         self.config = json.loads(Path(config).read_text(encoding="utf-8"))
         limit = self.config["max_position_embeddings"]
         require(0 < capacity <= limit, f"the capacity must be from 1 to max_position_embeddings = {limit} tokens; it is {capacity}")
-        self.device, self.capacity = Device(library), capacity
+        self.library, self.capacity = Library(library), capacity
         checkpoint = Checkpoint(Path(weights))
         self.eps = self.config.get("rms_norm_eps", 1e-6)
         parameters = parameters_of(self.config)
         quantised = "bfloat16" if expanded(conventions)["quantizer"] == "none" else "float8_e4m3"
-        self.layers = [Layer(self.device, weights_of(LayerWeights(checkpoint, self.config, i)), parameters, conventions, quantised, capacity)
+        self.layers = [Layer(self.library, weights_of(LayerWeights(checkpoint, self.config, i)), parameters, conventions, quantised, capacity)
                        for i in range(self.config["num_hidden_layers"])]  # fmt: skip
         self.embedding = dtypes.from_storage(*checkpoint.stored("model.embed_tokens.weight"))
         head = "model.embed_tokens.weight" if self.config.get("tie_word_embeddings") else "lm_head.weight"
         self.head = dtypes.from_storage(*checkpoint.stored(head)).astype(np.float32)  # [V, D]
         norm = dtypes.from_storage(*checkpoint.stored("model.norm.weight")).astype(np.float32)
-        self.norm = clib.STRUCTS["rms_norm"]()
-        self.norm.weight, self.norm.eps = self.device.put(norm, "float32"), self.eps
-        self.last = self.device.room((1, self.config["hidden_size"]), "bfloat16")
+        self.norm = self.library.put(norm, "float32")
 
     @property
     def tokens(self) -> int:
@@ -65,21 +64,18 @@ class Model:
         require(((tokens >= 0) & (tokens < V)).all(), f"token ids must be from 0 to {V - 1}, the vocabulary's last")
         require(self.tokens + T <= self.capacity, f"the caches have room for {self.capacity} tokens; {self.tokens} are in "
                 f"them, {T} more were given: make the model with a larger capacity")  # fmt: skip
-        device = self.device
-        hidden = device.put(dtypes.to_bfloat16(self.embedding[tokens].astype(np.float32)), "bfloat16")
-        other = device.room(tuple(hidden.shape[:2]), "bfloat16")
-        positions = device.put(np.arange(self.tokens, self.tokens + T, dtype=np.int32), "int32")
+        library = self.library
+        hidden = library.put(dtypes.to_bfloat16(self.embedding[tokens].astype(np.float32)), "bfloat16")
+        other = library.empty(hidden.shape, "bfloat16")
+        positions = library.put(np.arange(self.tokens, self.tokens + T, dtype=np.int32))
         try:
             for layer in self.layers:
                 layer.run(hidden, positions, other)
                 hidden, other = other, hidden
-            self.norm.x, self.norm.y = rows(hidden, T - 1, 1), self.last
-            device.call("rms_norm", self.norm)
-            return dtypes.from_bfloat16(device.get(self.last))[0] @ self.head.T
+            last = library.rms_norm(hidden.rows(T - 1, 1), self.norm, eps=self.eps)
+            return library.numpy(last).astype(np.float32)[0] @ self.head.T
         finally:
-            device.memory.synchronise()
-            for tensor in (hidden, other, positions):
-                device.free(tensor)
+            library.synchronise()  # before the arrays are given back
 
     def generate(self, prompt, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Greedy decoding: the likeliest next token, of equal ones the lower. -> tokens int32 [count], logits [count, V]"""

@@ -1,0 +1,37 @@
+// The middle of dense attention's backward pass, which MQA and MHA share: from scores and dout . value to what the
+// last products take. p = exp(score scale - lse), dscore = p (dout . value - delta) scale, delta = sum of out dout;
+// both rounded to bf16, and 0 where a query does not see a position. spec section 5.
+#pragma once
+
+#include "optimized/support/call.h"
+
+namespace dsa {
+
+// A batch of `heads` score matrices. A row of one is a query (MHA: each head has its own matrix), or a query with one
+// of its heads (MQA: all heads see the same positions, one matrix).
+struct DenseWeights {
+    const float* scores;        // [heads, rows, S]
+    const float* d_p;           // [heads, rows, S]: dout . value
+    const float* lse;           // of matrix h, row r: lse[r lse_row + h]
+    const float* delta;         // the same
+    const std::int32_t* start;  // [queries], or null for 0: the first position that a query sees
+    bf16* d_scores;             // [heads, rows, S]
+    bf16* p_t;                  // [heads, S, rows]
+    bf16* d_scores_t;           // [heads, S, rows]
+    std::int64_t heads, rows, S;
+    std::int64_t lse_row;        // numbers of lse from a row to the next
+    std::int64_t rows_of_query;  // row r is query r / rows_of_query
+    std::int64_t end;            // query t sees the positions below min(S, end + t)
+    float scale;
+    Stream stream;
+};
+void dense_weights(const DenseWeights& call);
+
+// delta[row] = sum of out dout over d_v columns. out, dout: [rows, d_v]
+void dense_delta(const bf16* out, const bf16* dout, float* delta, std::int64_t rows, std::int64_t d_v, Stream stream);
+
+// sums += parts for `rows` rows of `columns` numbers, which lie `sums_row` and `columns` apart.
+void add_to_rows(float* sums, std::int64_t sums_row, const float* parts, std::int64_t rows, std::int64_t columns,
+                 Stream stream);
+
+}  // namespace dsa

@@ -1,0 +1,101 @@
+// The chain that every level is: scores and dout kv^T, the weights that they give, and three products with those.
+#include <algorithm>
+
+#include "optimized/dense_backward/weights.h"
+#include "optimized/dense_mqa_backward/op.h"
+#include "optimized/linear/linear.h"
+#include "optimized/support/arena.h"
+#include "optimized/support/ladder.h"
+
+namespace dsa {
+namespace {
+
+struct Scratch {
+    std::int64_t queries;  // at a time
+    float* delta;          // [T, H]
+    float* scores;         // [queries H, S]
+    float* d_p;            // [queries H, S]
+    bf16* d_scores;        // [queries H, S]
+    bf16* p_t;             // [S, queries H]
+    bf16* d_scores_t;      // [S, queries H]
+    float* given;          // [S, d]: what some queries give to the latents
+
+    Scratch(const DenseMqaBackward& call, Arena& arena) {
+        constexpr std::int64_t bytes_of_pair = 2 * 4 + 3 * 2;
+        const std::int64_t pairs = call.H * call.S;                   // of a query
+        constexpr std::int64_t most_rows = std::int64_t{65535} * 32;  // of a grid of tiles
+        const std::int64_t fit = std::min(call.most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs),
+                                          most_rows / std::max<std::int64_t>(1, call.H));
+        queries = std::clamp<std::int64_t>(fit, 1, std::max<std::int64_t>(1, call.T));
+        delta = arena.take<float>(call.T * call.H);
+        scores = arena.take<float>(queries * pairs);
+        d_p = arena.take<float>(queries * pairs);
+        d_scores = arena.take<bf16>(queries * pairs);
+        p_t = arena.take<bf16>(queries * pairs);
+        d_scores_t = arena.take<bf16>(queries * pairs);
+        given = arena.take<float>(call.S * call.d);
+    }
+};
+
+// [T, N] = x [T, K] times the first columns of w: w^T where w is [N, K], w_row numbers to the next row, or w itself.
+Linear product(const bf16* x, std::int64_t T, std::int64_t K, const bf16* w, std::int64_t w_row, bool w_transposed,
+               std::int64_t N, Stream stream) {
+    Linear call = packed_linear(x, w, nullptr, T, K, N, stream);
+    call.w_k = w_transposed ? 1 : w_row;
+    call.w_n = w_transposed ? w_row : 1;
+    return call;
+}
+
+}  // namespace
+
+std::int64_t dense_mqa_backward_workspace(const DenseMqaBackward& call) {
+    Arena arena;
+    const Scratch scratch(call, arena);
+    return arena.bytes();
+}
+
+void dense_mqa_backward_chain(const DenseMqaBackward& call, int level) {
+    require_workspace(call.workspace, call.workspace_bytes, dense_mqa_backward_workspace(call));
+    Arena arena(call.workspace);
+    const Scratch scratch(call, arena);
+    dense_delta(call.out, call.dout, scratch.delta, call.T * call.H, call.d_v, call.stream);
+    const auto to_float32 = [&](Linear one, float* y) {
+        one.y_float32 = y;
+        linear(one, level);
+    };
+    // Without a query the latents' gradient is 0, which an empty sum also is.
+    for (std::int64_t first = 0; first == 0 || first < call.T; first += scratch.queries) {
+        const std::int64_t queries = std::min(scratch.queries, call.T - first);
+        const std::int64_t rows = queries * call.H;
+        const bf16* q = call.q + first * call.H * call.d;          // [rows, d]
+        const bf16* dout = call.dout + first * call.H * call.d_v;  // [rows, d_v]
+        to_float32(product(q, rows, call.d, call.kv, call.d, true, call.S, call.stream), scratch.scores);
+        to_float32(product(dout, rows, call.d_v, call.kv, call.d, true, call.S, call.stream), scratch.d_p);
+        dense_weights({.scores = scratch.scores,
+                       .d_p = scratch.d_p,
+                       .lse = call.lse + first * call.H,
+                       .delta = scratch.delta + first * call.H,
+                       .start = call.start == nullptr ? nullptr : call.start + first,
+                       .d_scores = scratch.d_scores,
+                       .p_t = scratch.p_t,
+                       .d_scores_t = scratch.d_scores_t,
+                       .heads = 1,
+                       .rows = rows,
+                       .S = call.S,
+                       .lse_row = 1,
+                       .rows_of_query = call.H,
+                       .end = call.causal ? call.S - call.T + 1 + first : call.S,
+                       .scale = call.scale,
+                       .stream = call.stream});
+        Linear dq = product(scratch.d_scores, rows, call.S, call.kv, call.d, false, call.d, call.stream);
+        dq.y = call.dq + first * call.H * call.d;
+        linear(dq, level);
+        to_float32(product(scratch.d_scores_t, call.S, rows, q, call.d, false, call.d, call.stream),
+                   first == 0 ? call.dkv : scratch.given);
+        if (first > 0) add_to_rows(call.dkv, call.d, scratch.given, call.S, call.d, call.stream);
+        to_float32(product(scratch.p_t, call.S, rows, dout, call.d_v, false, call.d_v, call.stream), scratch.given);
+        add_to_rows(call.dkv, call.d, scratch.given, call.S, call.d_v, call.stream);
+    }
+}
+
+}  // namespace dsa
