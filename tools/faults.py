@@ -21,6 +21,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,12 +126,14 @@ class Workshop:
                 entry = self.commands[BUILD / "optimized" / "simulated" / f"{name}.cpp"]
                 words = [w for w in shlex.split(entry["command"]) if not w.startswith("-Werror")]
                 place = words.index("-o") + 1
-                old, words[place] = words[place], str(self.folder / f"{i}.o")
-                words[1 if "ccache" not in words[0] else 2 : 1 if "ccache" not in words[0] else 2] = [f"-I{overlay}"]
+                old, new = words[place], str(self.folder / f"{i}.o")
+                words[place] = new
+                compiler = 1 if "ccache" in words[0] else 0
+                words.insert(compiler + 1, f"-I{overlay}")
                 if subprocess.run([*words, "-w"], cwd=entry["directory"], capture_output=True).returncode != 0:
                     return None
                 assert old in link, old
-                link = link.replace(f" {old} ", f" {words[place]} ")
+                link = link.replace(f" {old} ", f" {new} ")
         finally:
             target.unlink()
         out = self.folder / "libfault.so"
@@ -186,10 +189,8 @@ def main() -> int:
         return 0
     programs = ladders(BUILD / "dsa-simulated")
     counts: dict[str, dict[str, int]] = {}
-    import time
-
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         workshop = Workshop(Path(folder))
         for fault in chosen:
             if args.seconds and time.monotonic() - begin > args.seconds:

@@ -81,11 +81,11 @@ void some_never_arrive() {
 }
 void ends_too_early(int* y) {
     Shared& memory = shared<Shared>();
-    memory.mine = 3;
+    if (threadIdx.x == 0) memory.mine = 3;
     cluster_sync();
     if (cluster_rank() == 1) return;
     for (int i = 0; i < 1000; ++i) __syncthreads();
-    *y = *of_block(&memory.mine, 1);
+    if (threadIdx.x == 0) *y = *of_block(&memory.mine, 1);
 }
 void arrives_without_fence() {
     Shared& memory = shared<Shared>();

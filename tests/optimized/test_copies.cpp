@@ -181,6 +181,8 @@ void ends_under_way(const int* x) {
 }
 void ends_while_a_store_reads(int* y) {
     by_thread_0([&](Shared& m) {
+        for (int i = 0; i < 16; ++i) m.tile[i] = i;
+        fence_proxy_async();
         bulk_store(y, m.tile, 64);
         bulk_commit();
     });
