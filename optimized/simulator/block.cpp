@@ -186,14 +186,17 @@ std::string Block::who_waits() const {
     // Threads that wait for the same are told together.
     std::map<std::string, std::vector<unsigned>> waiting;
     for (const Thread& thread : threads_)
-        if (!thread.finished) waiting[thread.waits_for()].push_back(thread.number);
+        if (!thread.finished && thread.waits_for) waiting[thread.waits_for()].push_back(thread.number);
+    std::size_t can_go_on = living_;
     std::ostringstream text;
     for (const auto& [what, numbers] : waiting) {
         text << " " << numbers.size() << (numbers.size() == 1 ? " thread waits" : " threads wait") << " at " << what
              << " (";
         for (std::size_t i = 0; i < numbers.size() && i < 6; ++i) text << (i > 0 ? ", " : "") << numbers[i];
         text << (numbers.size() > 6 ? ", ..." : "") << ").";
+        can_go_on -= numbers.size();
     }
+    if (can_go_on > 0) text << " " << can_go_on << " can go on.";
     if (living_ < threads_.size()) text << " " << threads_.size() - living_ << " have returned.";
     return text.str();
 }

@@ -38,4 +38,10 @@ const Engine::Job* Engine::using_memory_of(const Block& block) const {
     return nullptr;
 }
 
+std::vector<Origin> Engine::under_way() const {
+    std::vector<Origin> all;
+    for (const auto& [key, job] : jobs_) all.push_back(job.origin);
+    return all;
+}
+
 }  // namespace dsa::simulator

@@ -40,6 +40,9 @@ class Engine {
     // The first job that uses the shared memory of `block`, if any.
     const Job* using_memory_of(const Block& block) const;
 
+    // What has been issued and not yet been done, the next one first.
+    std::vector<Origin> under_way() const;
+
    private:
     void do_first();
 

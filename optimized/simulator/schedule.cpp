@@ -61,6 +61,7 @@ void arrived_on([[maybe_unused]] void* own, [[maybe_unused]] const void** bottom
 }  // namespace
 
 Thread& this_thread() { return *current; }
+const Thread* thread_at_work() { return current; }
 
 Schedule::Schedule(Host& host, std::uint64_t seed)
     : host_(host), random_(static_cast<std::uint32_t>(seed ^ (seed >> 32)) | 1U) {}

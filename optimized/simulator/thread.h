@@ -85,5 +85,7 @@ class Thread {
 
 // The thread whose turn it is.
 Thread& this_thread();
+// nullptr where none has the turn.
+const Thread* thread_at_work();
 
 }  // namespace dsa::simulator
