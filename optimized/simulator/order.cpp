@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "optimized/simulator/races.h"
-#include "optimized/simulator/trace.h"
 
 namespace dsa::simulator {
 namespace {
@@ -21,15 +20,8 @@ Order* checks() {
     return &nobody;
 }
 
-Order* first_listener() {
-    const char* file = std::getenv("DSA_SIMULATOR_TRACE");
-    if (file == nullptr) return checks();
-    static const std::unique_ptr<Order> trace = trace_to(file, *checks());
-    return trace.get();
-}
-
 Order*& listener() {
-    static Order* it = first_listener();
+    static Order* it = checks();
     return it;
 }
 
