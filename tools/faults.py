@@ -133,7 +133,8 @@ class Workshop:
                 if subprocess.run([*words, "-w"], cwd=entry["directory"], capture_output=True).returncode != 0:
                     return None
                 assert old in link, old
-                link = link.replace(f" {old} ", f" {new} ")
+                # First in the line: of an inline function that several files have, the linker takes the first.
+                link = link.replace(f" {old} ", " ").replace(" -o libdsa_simulated.so ", f" -o libdsa_simulated.so {new} ")
         finally:
             target.unlink()
         out = self.folder / "libfault.so"

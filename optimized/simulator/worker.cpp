@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "optimized/simulator/block.h"
+#include "optimized/simulator/races.h"
 
 namespace dsa::simulator {
 namespace {

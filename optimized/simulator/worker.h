@@ -117,8 +117,4 @@ class Worker {
     std::vector<Past> past_;
 };
 
-// Memory around a kernel's buffers that it must not touch.
-void put_off_limits(const void* bytes, std::size_t count);
-void allow_again(const void* bytes);
-
 }  // namespace dsa::simulator

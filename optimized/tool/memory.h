@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
-#if !defined(DSA_SIMULATOR)
+#if defined(DSA_SIMULATOR)
+#include "optimized/simulator/races.h"
+#else
 #include <cuda_runtime.h>
 #endif
 
@@ -50,6 +52,8 @@ class DeviceMemory {
 #if defined(DSA_SIMULATOR)
         begin_ = static_cast<std::byte*>(::operator new (all, std::align_val_t{guard}));
         std::memset(begin_, poison, all);
+        simulator::put_off_limits(begin_, guard);
+        simulator::put_off_limits(begin_ + guard + bytes, guard);
 #else
         void* memory = nullptr;
         detail::check(cudaMalloc(&memory, all), "the GPU has no " + std::to_string(all) + " bytes of memory left");
@@ -59,6 +63,8 @@ class DeviceMemory {
     }
     ~DeviceMemory() {
 #if defined(DSA_SIMULATOR)
+        simulator::allow_again(begin_);
+        simulator::allow_again(begin_ + guard + bytes_);
         ::operator delete (begin_, std::align_val_t{guard});
 #else
         cudaFree(begin_);

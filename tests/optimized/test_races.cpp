@@ -7,6 +7,7 @@
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
 #include "optimized/hopper/numbers.h"
+#include "optimized/simulator/races.h"
 
 namespace {
 
@@ -279,4 +280,15 @@ TEST_CASE("the asynchronous proxy sees ordinary writes behind a fence, and reads
     CHECK(holds(refusal_of(bulk_stores<false, true>, one_block(64), y), "no fence.proxy.async lies between"));
     CHECK(holds(refusal_of(bulk_stores<true, false>, one_block(64), y),
                 "write after read, and nobody has waited for it in between"));
+}
+
+TEST_CASE("the guards around a buffer are not to be touched, byte by byte") {
+    std::vector<unsigned char> bytes(300);
+    const Launch how{.blocks = 8, .threads = 32};
+    simulator::put_off_limits(&bytes[255], 40);
+    CHECK(holds(refusal_of(neighbours_in_global_memory, how, bytes.data()), ", beyond the end of a buffer"));
+    simulator::allow_again(&bytes[255]);
+    simulator::put_off_limits(&bytes[256], 40);
+    CHECK(refusal_of(neighbours_in_global_memory, how, bytes.data()).empty());
+    simulator::allow_again(&bytes[256]);
 }
