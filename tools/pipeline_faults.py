@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What happens to a warp-specialised kernel when one line of it is wrong?
 
-    tools/pipeline_faults.py [NAME...]     plants the faults, and prints what the simulator says of each
+    tools/pipeline_faults.py [NAME...]         plants the faults, and prints what the simulator says of each
+    tools/pipeline_faults.py --debug FOLDER    only builds the right kernel there, to be walked through in gdb
 
 The kernel is the product of tests/optimized/conformance/product.cuh. tools/faults.py plants faults in the ops' own kernels;
 these are the ones that only asynchronous instructions can have. Build libdsa_simulated.so first (g++: it sees accesses).
@@ -88,8 +89,8 @@ int main() {
 """
 
 
-def build(home: Path, fault: Fault | None = None) -> Path:
-    """The program with the kernel as it is, or with one fault, in folder `home`."""
+def build(home: Path, fault: Fault | None = None, debug: bool = False) -> Path:
+    """The program with the kernel as it is, or with one fault, in folder `home`; unoptimised and unchecked for a debugger."""
     text = KERNEL.read_text(encoding="utf-8")
     if fault is not None:
         assert text.count(fault.line) == 1, f"{KERNEL.name} must hold this once:\n{fault.line}"
@@ -98,7 +99,8 @@ def build(home: Path, fault: Fault | None = None) -> Path:
     (home / "main.cpp").write_text(MAIN, encoding="utf-8")
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     call_outs = "-fsanitize=thread --param=tsan-instrument-func-entry-exit=0 -fno-tree-loop-distribute-patterns".split()
-    flags = ["-std=c++20", "-O1", "-g1", "-DDSA_SIMULATOR", "-Wno-unknown-pragmas", *call_outs, f"-I{REPOSITORY}", f"-I{CONFORMANCE}"]
+    how = ["-O0", "-g"] if debug else ["-O1", "-g1", *call_outs]
+    flags = ["-std=c++20", *how, "-DDSA_SIMULATOR", "-Wno-unknown-pragmas", f"-I{REPOSITORY}", f"-I{CONFORMANCE}"]
     subprocess.run([*compiler, *flags, "-c", home / "main.cpp", "-o", home / "main.o"], check=True)
     link = [f"-L{BUILD}", "-ldsa_simulated", f"-Wl,-rpath,{BUILD}"]
     subprocess.run([*compiler, home / "main.o", "-o", home / "product", *link], check=True)
@@ -128,6 +130,10 @@ def as_expected(fault: Fault, said: collections.Counter, right: str) -> bool:
 
 
 def main() -> int:
+    if len(sys.argv) == 3 and sys.argv[1] == "--debug":
+        Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
+        print(build(Path(sys.argv[2]), debug=True))
+        return 0
     chosen = [f for f in FAULTS if len(sys.argv) == 1 or f.name in sys.argv[1:]]
     (right,) = answers()
     caught = 0

@@ -5,7 +5,7 @@ mkdir -p "$TOUCHSTONE_BUILD"
 begin=$(date +%s)
 skipped=()
 
-need_packages "${build_packages[@]}" gcc clang clang-format libclang-rt-dev nodejs
+need_packages "${build_packages[@]}" gcc clang clang-format libclang-rt-dev nodejs gdb
 # Reads the page of tests/golden/test_page_in_a_browser.py. Ubuntu has it as a snap only, which need_packages does not know.
 if grep -qs '^ID=debian' /etc/os-release; then need_packages chromium; fi
 say "format"

@@ -6,6 +6,8 @@
 //
 // Each prints one line or a few to standard output.
 #include <cstdio>
+#include <map>
+#include <string>
 
 #include "optimized/simulator/block.h"
 #include "optimized/simulator/cluster.h"
@@ -44,12 +46,11 @@ void dsa_waiting() {
 
 void dsa_under_way() {
     if (const Thread* thread = at_work()) {
-        const auto operations = thread->block->cluster().engine.under_way();
-        if (operations.empty()) std::puts("nothing is under way");
-        for (const Origin& origin : operations)
-            std::printf("%s of block %s, thread %u, %s\n", origin.what,
-                        text_of(origin.thread->block->index()).c_str(), origin.thread->number,
-                        text_of(origin.where).c_str());
+        std::map<std::string, int> count;
+        for (const Origin& origin : thread->block->cluster().engine.under_way())
+            ++count[std::string(origin.what) + " of " + text_of(origin.where)];
+        if (count.empty()) std::puts("nothing is under way");
+        for (const auto& [operation, times] : count) std::printf("%d times %s\n", times, operation.c_str());
     }
     std::fflush(stdout);
 }
