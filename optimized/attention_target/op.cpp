@@ -29,7 +29,7 @@ AttentionTarget read(const dsa_attention_target_args& args) {
     call.S = tensors.size("S");
     call.H = tensors.size("H");
     call.d = tensors.size("d");
-    const Candidates candidates = read_candidates(tensors, args.indices);
+    const CandidateIndices candidates = read_candidates(tensors, args.indices);
     call.indices = candidates.indices;
     call.n = candidates.n;
     call.p = tensors.out<float>("p", args.p, {"T", "k or S"});

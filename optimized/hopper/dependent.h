@@ -14,7 +14,7 @@ __device__ void let_next_kernel_start();
 #if defined(DSA_SIMULATOR)
 
 // Here kernels run one after another; a block of an overlapping kernel in which nobody waits is a fault.
-inline void wait_for_previous_kernel() { simulator::this_thread().block->waited_for_previous = true; }
+inline void wait_for_previous_kernel() { simulator::this_thread().block->waits_for_previous(); }
 inline void let_next_kernel_start() {}
 
 #else

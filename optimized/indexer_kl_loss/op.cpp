@@ -30,7 +30,7 @@ IndexerKlLoss read(const dsa_indexer_kl_loss_args& args) {
     call.S = tensors.size("S");
     call.H_I = tensors.size("H_I");
     call.D_I = tensors.size("D_I");
-    const Candidates candidates = read_candidates(tensors, args.indices);
+    const CandidateIndices candidates = read_candidates(tensors, args.indices);
     call.indices = candidates.indices;
     call.n = candidates.n;
     call.p = tensors.maybe<float>("p", args.p, {"T", "k or S"});

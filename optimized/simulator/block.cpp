@@ -72,7 +72,7 @@ void Block::has_returned() {
         throw Fault(place_of(*job->origin.thread, job->origin.where) + job->origin.what +
                     " is still under way in shared memory when all threads of block " + text_of(index_) +
                     " have returned: wait for it before the kernel ends");
-    if (shape_.overlaps_previous && !waited_for_previous)
+    if (shape_.overlaps_previous && !waited_for_previous_)
         throw Fault("block " + text_of(index_) +
                     " was launched to overlap with the kernel ahead of it, and no thread has waited for that one "
                     "(griddepcontrol.wait)");
@@ -181,6 +181,8 @@ void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, 
     ++e.round;
     yield();
 }
+
+void Block::waits_for_previous() { waited_for_previous_ = true; }
 
 std::string Block::who_waits() const {
     // Threads that wait for the same are told together.

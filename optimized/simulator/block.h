@@ -57,14 +57,14 @@ class Block {
     // The other threads' turn, at a place where waiting is allowed but nothing is waited for.
     void yield();
 
+    // griddepcontrol.wait. Not inline: what a kernel's file compiles is seen as the kernel's.
+    void waits_for_previous();
     void has_returned();
     // "2 threads wait at ..."; nothing if nobody does.
     std::string who_waits() const;
 
     Registers registers;                 // setmaxnreg's bookkeeping
     std::unique_ptr<Products> products;  // wgmma's, made at the first product
-    bool waited_for_previous = false;    // griddepcontrol.wait
-
    private:
     struct Barrier {
         unsigned arrived = 0;
@@ -89,6 +89,7 @@ class Block {
     Cluster& cluster_;
     std::vector<Thread> threads_;
     unsigned living_;
+    bool waited_for_previous_ = false;
     std::unique_ptr<std::byte[]> shared_memory_;
     std::byte* shared_ = nullptr;
     std::map<unsigned, Barrier> barriers_;
