@@ -23,6 +23,7 @@ from touchstone import cases, check, contract, make  # noqa: E402
 from touchstone.plugins import Program  # noqa: E402
 
 NOT_AT_FULL_SIZE = ("dsa_attention", "transformer_block", "moe")
+SHOWS_STAGES = ("dsa_attention", "transformer_block", "training_step")  # what follows their choices depends on them
 
 
 def timed(op: str, size: str) -> str:
@@ -31,7 +32,7 @@ def timed(op: str, size: str) -> str:
     if not chosen or size == "full" and op in NOT_AT_FULL_SIZE:
         return ""
     options = check.Options(private_seed="bench") if size == "small" else check.Options(private=0, runs=1)
-    program = Program([str(make.reference_program()), "op"], options.limits)
+    program = Program([str(make.reference_program()), "op", *(["--stages"] if op in SHOWS_STAGES else [])], options.limits)
     begin = time.perf_counter()
     results = check.check_all(chosen, program.run, options)
     seconds = time.perf_counter() - begin
