@@ -3,9 +3,30 @@
 // both rounded to bf16, and 0 where a query does not see a position. spec section 5.
 #pragma once
 
+#include "optimized/support/arena.h"
 #include "optimized/support/call.h"
 
 namespace dsa {
+
+// What both chains keep of the pairs of (row, position) that they work on at a time, and delta for all.
+struct DenseScratch {
+    static constexpr std::int64_t bytes_of_pair = 2 * sizeof(float) + 3 * sizeof(bf16);
+
+    float* delta;      // [T, H]
+    float* scores;     // [pairs]
+    float* d_p;        // [pairs]
+    bf16* d_scores;    // [pairs]
+    bf16* p_t;         // [pairs], transposed
+    bf16* d_scores_t;  // [pairs], transposed
+
+    DenseScratch(Arena& arena, std::int64_t rows, std::int64_t pairs)
+        : delta(arena.take<float>(rows)),
+          scores(arena.take<float>(pairs)),
+          d_p(arena.take<float>(pairs)),
+          d_scores(arena.take<bf16>(pairs)),
+          p_t(arena.take<bf16>(pairs)),
+          d_scores_t(arena.take<bf16>(pairs)) {}
+};
 
 // A batch of `heads` score matrices. A row of one is a query (MHA: each head has its own matrix), or a query with one
 // of its heads (MQA: all heads see the same positions, one matrix).

@@ -10,28 +10,16 @@
 namespace dsa {
 namespace {
 
-struct Scratch {
-    std::int64_t heads;  // at a time
-    float* delta;        // [T, H]
-    float* scores;       // [heads, T, S]
-    float* d_p;          // [heads, T, S]
-    bf16* d_scores;      // [heads, T, S]
-    bf16* p_t;           // [heads, S, T]
-    bf16* d_scores_t;    // [heads, S, T]
+// How many heads fit at a time: a head has T S pairs.
+std::int64_t heads_at_a_time(const DenseMhaBackward& call) {
+    const std::int64_t fit =
+        call.most_bytes / std::max<std::int64_t>(1, DenseScratch::bytes_of_pair * call.T * call.S);
+    return std::clamp<std::int64_t>(fit, 1, std::max<std::int64_t>(1, call.H));
+}
 
-    Scratch(const DenseMhaBackward& call, Arena& arena) {
-        constexpr std::int64_t bytes_of_pair = 2 * 4 + 3 * 2;
-        const std::int64_t pairs = call.T * call.S;
-        heads = std::clamp<std::int64_t>(call.most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs), 1,
-                                         std::max<std::int64_t>(1, call.H));
-        delta = arena.take<float>(call.T * call.H);
-        scores = arena.take<float>(heads * pairs);
-        d_p = arena.take<float>(heads * pairs);
-        d_scores = arena.take<bf16>(heads * pairs);
-        p_t = arena.take<bf16>(heads * pairs);
-        d_scores_t = arena.take<bf16>(heads * pairs);
-    }
-};
+DenseScratch lay_out(Arena& arena, const DenseMhaBackward& call) {
+    return DenseScratch(arena, call.T * call.H, heads_at_a_time(call) * call.T * call.S);
+}
 
 // A matrix [rows, columns] a head: of a tensor [rows, H, columns], or of scratch [heads, rows, columns].
 struct Operand {
@@ -62,14 +50,15 @@ Linear product(const Operand& x, const Operand& w, bool w_transposed, std::int64
 
 std::int64_t dense_mha_backward_workspace(const DenseMhaBackward& call) {
     Arena arena;
-    const Scratch scratch(call, arena);
+    lay_out(arena, call);
     return arena.bytes();
 }
 
 void dense_mha_backward_chain(const DenseMhaBackward& call, int level) {
     require_workspace(call.workspace, call.workspace_bytes, dense_mha_backward_workspace(call));
     Arena arena(call.workspace);
-    const Scratch scratch(call, arena);
+    const DenseScratch scratch = lay_out(arena, call);
+    const std::int64_t most_heads = heads_at_a_time(call);
     dense_delta(call.out, call.dout, scratch.delta, call.T * call.H, call.d_v, call.stream);
     const auto to_scratch = [&](const Operand& x, const Operand& w, float* y, std::int64_t heads) {
         Linear one = product(x, w, true, heads, call.stream);
@@ -85,8 +74,8 @@ void dense_mha_backward_chain(const DenseMhaBackward& call, int level) {
         one.y_head = one.N;
         linear(one, level);
     };
-    for (std::int64_t first = 0; first < call.H; first += scratch.heads) {
-        const std::int64_t heads = std::min(scratch.heads, call.H - first);
+    for (std::int64_t first = 0; first < call.H; first += most_heads) {
+        const std::int64_t heads = std::min(most_heads, call.H - first);
         const auto of = [&](const bf16* tensor, std::int64_t rows, std::int64_t columns) {
             return Operand{tensor + first * columns, rows, columns, call.H * columns, columns};
         };

@@ -10,31 +10,21 @@
 namespace dsa {
 namespace {
 
-struct Scratch {
-    std::int64_t queries;  // at a time
-    float* delta;          // [T, H]
-    float* scores;         // [queries H, S]
-    float* d_p;            // [queries H, S]
-    bf16* d_scores;        // [queries H, S]
-    bf16* p_t;             // [S, queries H]
-    bf16* d_scores_t;      // [S, queries H]
-    float* given;          // [S, d]: what some queries give to the latents
+// How many queries fit at a time: a query has H S pairs, and H rows of a grid of tiles.
+std::int64_t queries_at_a_time(const DenseMqaBackward& call) {
+    constexpr std::int64_t most_rows = std::int64_t{65535} * 32;
+    const std::int64_t fit =
+        std::min(call.most_bytes / std::max<std::int64_t>(1, DenseScratch::bytes_of_pair * call.H * call.S),
+                 most_rows / std::max<std::int64_t>(1, call.H));
+    return std::clamp<std::int64_t>(fit, 1, std::max<std::int64_t>(1, call.T));
+}
 
-    Scratch(const DenseMqaBackward& call, Arena& arena) {
-        constexpr std::int64_t bytes_of_pair = 2 * 4 + 3 * 2;
-        const std::int64_t pairs = call.H * call.S;                   // of a query
-        constexpr std::int64_t most_rows = std::int64_t{65535} * 32;  // of a grid of tiles
-        const std::int64_t fit = std::min(call.most_bytes / std::max<std::int64_t>(1, bytes_of_pair * pairs),
-                                          most_rows / std::max<std::int64_t>(1, call.H));
-        queries = std::clamp<std::int64_t>(fit, 1, std::max<std::int64_t>(1, call.T));
-        delta = arena.take<float>(call.T * call.H);
-        scores = arena.take<float>(queries * pairs);
-        d_p = arena.take<float>(queries * pairs);
-        d_scores = arena.take<bf16>(queries * pairs);
-        p_t = arena.take<bf16>(queries * pairs);
-        d_scores_t = arena.take<bf16>(queries * pairs);
-        given = arena.take<float>(call.S * call.d);
-    }
+struct Scratch : DenseScratch {
+    float* given;  // [S, d]: what some queries give to the latents
+
+    Scratch(const DenseMqaBackward& call, Arena& arena)
+        : DenseScratch(arena, call.T * call.H, queries_at_a_time(call) * call.H * call.S),
+          given(arena.take<float>(call.S * call.d)) {}
 };
 
 // [T, N] = x [T, K] times the first columns of w: w^T where w is [N, K], w_row numbers to the next row, or w itself.
@@ -58,14 +48,15 @@ void dense_mqa_backward_chain(const DenseMqaBackward& call, int level) {
     require_workspace(call.workspace, call.workspace_bytes, dense_mqa_backward_workspace(call));
     Arena arena(call.workspace);
     const Scratch scratch(call, arena);
+    const std::int64_t most_queries = queries_at_a_time(call);
     dense_delta(call.out, call.dout, scratch.delta, call.T * call.H, call.d_v, call.stream);
     const auto to_float32 = [&](Linear one, float* y) {
         one.y_float32 = y;
         linear(one, level);
     };
     // Without a query the latents' gradient is 0, which an empty sum also is.
-    for (std::int64_t first = 0; first == 0 || first < call.T; first += scratch.queries) {
-        const std::int64_t queries = std::min(scratch.queries, call.T - first);
+    for (std::int64_t first = 0; first == 0 || first < call.T; first += most_queries) {
+        const std::int64_t queries = std::min(most_queries, call.T - first);
         const std::int64_t rows = queries * call.H;
         const bf16* q = call.q + first * call.H * call.d;          // [rows, d]
         const bf16* dout = call.dout + first * call.H * call.d_v;  // [rows, d_v]

@@ -99,7 +99,7 @@ FeedForwardScratch lay_out_feed_forward(Arena& arena, const FeedForward& call) {
 void feed_forward(const FeedForward& call, const Operand& x, const FeedForwardScratch& scratch, bf16* y, int level) {
     product(call, x, call.row_of, call.gate, call.F, scratch.gate, level);
     product(call, x, call.row_of, call.up, call.F, scratch.up, level);
-    silu_product(scratch.gate, scratch.up, call.rows * call.F, call.stream);
+    silu_product(scratch.gate, scratch.up, scratch.gate, call.rows * call.F, call.stream);
     if (call.down.is_fp8()) quantise_rows(scratch.hidden, call.ue8m0, level, call.stream);
     product(call, scratch.hidden, nullptr, call.down, call.D, y, level);
 }

@@ -57,7 +57,7 @@ FeedForwardScratch lay_out_feed_forward(Arena& arena, const FeedForward& call);
 // x: [most_rows, D], quantised if call.quantises_x()  ->  y [rows, D]
 void feed_forward(const FeedForward& call, const Operand& x, const FeedForwardScratch& scratch, bf16* y, int level);
 
-// hidden = silu(gate) * up, in the place of gate. [count]
-void silu_product(bf16* gate, const bf16* up, std::int64_t count, Stream stream);
+// hidden = silu(gate) * up. [count]; hidden may be gate's place.
+void silu_product(const bf16* gate, const bf16* up, bf16* hidden, std::int64_t count, Stream stream);
 
 }  // namespace dsa

@@ -2,24 +2,12 @@
 #include "optimized/hopper/numbers.h"
 #include "optimized/moe_backward/between.h"
 #include "optimized/support/launch.h"
+#include "optimized/support/sigmoid.cuh"
 
 namespace dsa {
 namespace {
 
 constexpr int threads = 256;
-
-__device__ float sigmoid(float x) {
-    const float small = expf(-fabsf(x));  // of negative numbers only: nothing overflows
-    return x >= 0.0F ? 1.0F / (1.0F + small) : small / (1.0F + small);
-}
-
-__global__ void __launch_bounds__(threads)
-    silu_times_kept(const bf16* gate, const bf16* up, bf16* hidden, std::int64_t count) {
-    const std::int64_t i = std::int64_t{blockIdx.x} * threads + threadIdx.x;
-    if (i >= count) return;
-    const float g = to_float(gate[i]);
-    hidden[i] = to_bf16(g * sigmoid(g) * to_float(up[i]));
-}
 
 __global__ void __launch_bounds__(threads) silu_times_backward(const bf16* gate, const bf16* up, const bf16* d_hidden,
                                                                bf16* d_gate, bf16* d_up, std::int64_t count) {
@@ -106,11 +94,6 @@ void start_input_gradient(const MoeBackward& call, const InputGradient& parts) {
 }
 
 }  // namespace
-
-void keep_silu_product(const bf16* gate, const bf16* up, bf16* hidden, std::int64_t count, Stream stream) {
-    launch("silu_times_kept", silu_times_kept,
-           {.blocks = blocks_for(count, threads), .threads = threads, .stream = stream}, gate, up, hidden, count);
-}
 
 void silu_product_backward(const bf16* gate, const bf16* up, const bf16* d_hidden, bf16* d_gate, bf16* d_up,
                            std::int64_t count, Stream stream) {

@@ -5,9 +5,6 @@
 
 namespace dsa {
 
-// hidden = silu(gate) * up. [count]
-void keep_silu_product(const bf16* gate, const bf16* up, bf16* hidden, std::int64_t count, Stream stream);
-
 // With s = sigmoid(gate): d_gate = d_hidden up s (1 + gate (1 - s)), d_up = d_hidden gate s. [count]; d_gate may be
 // d_hidden's place.
 void silu_product_backward(const bf16* gate, const bf16* up, const bf16* d_hidden, bf16* d_gate, bf16* d_up,

@@ -1,5 +1,6 @@
 // The chain that every level is: forwards as far as the experts' results, then back.
 #include "optimized/linear/linear.h"
+#include "optimized/moe/feed_forward.h"
 #include "optimized/moe/op.h"
 #include "optimized/moe_backward/between.h"
 #include "optimized/support/arena.h"
@@ -69,7 +70,7 @@ class Chain {
     void forward(const Net& net) const {
         product(net, call_.x, net.token_of, net.w->gate, call_.D, net.w->F, false, net.gate, nullptr);
         product(net, call_.x, net.token_of, net.w->up, call_.D, net.w->F, false, net.up, nullptr);
-        keep_silu_product(net.gate, net.up, net.hidden, net.rows * net.w->F, call_.stream);
+        silu_product(net.gate, net.up, net.hidden, net.rows * net.w->F, call_.stream);
     }
     // out = hidden W_down. [rows, D]
     void make_out(const Net& net, bf16* out) const {

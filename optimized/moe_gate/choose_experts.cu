@@ -5,6 +5,7 @@
 #include "optimized/hopper/numbers.h"
 #include "optimized/moe_gate/op.h"
 #include "optimized/support/launch.h"
+#include "optimized/support/sigmoid.cuh"
 
 namespace dsa {
 namespace {
@@ -41,11 +42,6 @@ __device__ int take_largest(double* keys, int n) {
     if (lane_id() == 0) keys[place] = NAN;
     __syncwarp();
     return place;
-}
-
-__device__ float sigmoid(float x) {
-    const float small = expf(-fabsf(x));  // of negative numbers only: nothing overflows
-    return x >= 0.0F ? 1.0F / (1.0F + small) : small / (1.0F + small);
 }
 
 __global__ void __launch_bounds__(warp_size) moe_gate_choice(MoeGate call, float* sums, int splits) {
