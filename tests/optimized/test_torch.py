@@ -1,4 +1,7 @@
-"""torch.ops.dsa on the simulator: shapes without a kernel, one graph, gradients. Skipped where there is no PyTorch."""
+"""torch.ops.dsa: shapes without a kernel, one graph, gradients. Skipped where there is no PyTorch.
+
+On the simulator; on a GPU with TOUCHSTONE_TORCH_LIBRARY=build/libdsa_optimized.so.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ sys.path.append(str(REPOSITORY / "optimized" / "python"))
 
 from dsa_optimized import BadArgument, torch_ops  # noqa: E402
 
-LIBRARY = Path(os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or REPOSITORY / "build" / "libdsa_simulated.so")
+LIBRARY = Path(
+    os.environ.get("TOUCHSTONE_TORCH_LIBRARY") or os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or REPOSITORY / "build" / "libdsa_simulated.so"
+)
 SCALE = 0.2
 # Two bf16 roundings beside each other, of numbers that cancel: eight units in the last place of the largest.
 CLOSE = 8 * 2.0**-8
@@ -26,11 +31,20 @@ CLOSE = 8 * 2.0**-8
 @pytest.fixture(scope="module", autouse=True)
 def library():
     assert LIBRARY.is_file(), f"{LIBRARY} is not built: run `cmake --build build --target dsa_simulated`"
-    return torch_ops.load(LIBRARY)
+    loaded = torch_ops.load(LIBRARY)
+    before = torch.get_default_device()
+    torch.set_default_device("cuda" if loaded.wants_device_memory else "cpu")
+    yield loaded
+    torch.set_default_device(before)
+
+
+def normal(*shape, seed: int = 0):
+    """The same numbers on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), device="cpu").to(torch.get_default_device())
 
 
 def bf16(*shape, seed: int = 0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+    return normal(*shape, seed=seed).to(torch.bfloat16)
 
 
 def test_every_op_of_the_contract_is_there():
@@ -112,7 +126,7 @@ def test_norms_and_losses_learn():
     got = gradients(lambda x, w, b: torch.ops.dsa.layer_norm(x, w, b), x, weight, weight - 1)
     expected = gradients(lambda x, w, b: torch.nn.functional.layer_norm(x.float(), (64,), w, b, 1e-6), x, weight, weight - 1)
     assert all(close(g, e) for g, e in zip(got, expected))
-    logits, targets = torch.randn(6, 40), torch.tensor([3, -1, 5, 39, 0, 7], dtype=torch.int32)
+    logits, targets = normal(6, 40), torch.tensor([3, -1, 5, 39, 0, 7], dtype=torch.int32)
     got = gradients(lambda x: torch.ops.dsa.cross_entropy(x, targets)[0], logits)
     expected = gradients(lambda x: torch.nn.functional.cross_entropy(x, targets.long(), ignore_index=-1), logits)
     assert close(got[0], expected[0])
@@ -124,7 +138,7 @@ def test_experts_learn():
     shapes = {"x": (T, D), "W_gate": (E, D, F), "W_up": (E, D, F), "W_down": (E, F, D), "shared_W_gate": (D, F), "shared_W_up": (D, F),
               "shared_W_down": (F, D)}  # fmt: skip
     tensors = {name: bf16(*shape, seed=i) / (1 if name == "x" else 4) for i, (name, shape) in enumerate(shapes.items())}
-    W_g, bias = torch.randn(D, E, generator=torch.Generator().manual_seed(9)) / 6, torch.zeros(E)
+    W_g, bias = normal(D, E, seed=9) / 6, torch.zeros(E)
     gate = {"groups": 2, "kept_groups": 2, "active": 2, "route_scale": 2.5, "normalise": True}
     experts, _ = torch.ops.dsa.moe_gate(tensors["x"], W_g, bias, **gate)
 
