@@ -9,7 +9,7 @@ python=${DEVICE_PYTHON:-python3}
 build=${DEVICE_BUILD:-}
 if [ -z "$build" ]; then
     say "building"
-    build_reference dsa-reference dsa-optimized
+    build_reference dsa-reference dsa-optimized conformance-device
     build=$TOUCHSTONE_BUILD
 fi
 export TOUCHSTONE_REFERENCE="$build/dsa-reference"

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from touchstone import cases, check
 
-from . import peers, receipts
+from . import conformance, peers, receipts
 from .library import Library
 from .questions import questions
 from .timing import Clock, ceilings
@@ -150,6 +150,11 @@ def main() -> int:
     receipt = machine()
     if options.only:  # the other ops' rows stay as they were
         receipt["ops"] = next((old["ops"] for old in receipts.load() if old["gpu"] == receipt["gpu"]), {})
+    receipt["conformance"] = conformance.answers(options.build / "conformance-device")
+    failed = {name: why for name, why in receipt["conformance"].items() if len(why) != 64}
+    say(f"conformance: {len(receipt['conformance']) - len(failed)} of {len(receipt['conformance'])} experiments gave bytes")
+    for name, why in failed.items():
+        say(f"  {name}: {why}")
     clock = Clock()
     receipt["ceilings"] = ceilings(clock)
     receipt["overhead_us"] = clock.overhead
@@ -170,7 +175,7 @@ def main() -> int:
         say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
         return one | {"times": []}
 
-    good = True
+    good = not failed
     with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 2)) as pool:
         for (op, level, _), one in zip(todo, pool.map(correctness, todo)):
             receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one

@@ -1,7 +1,8 @@
 """The receipts: what was checked and measured of which sources on which GPU. design.md, "GPU results are receipts".
 
 A receipt names the SHA-256 of the sources of each level: the level's file, its op.h and op.cpp, and every file of the
-CUDA tree that those include, at any remove. A row of the table whose sources have changed since says so.
+CUDA tree that those include, at any remove, but for the simulator, which a GPU never sees. A row of the table whose
+sources have changed since says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[1]
 REPOSITORY = TREE.parent
 RECEIPTS = TREE / "bench" / "receipts"
+SIMULATOR = TREE / "simulator"
 BEGIN, END = "<!-- receipts: begin -->", "<!-- receipts: end -->"
 
 
@@ -39,7 +41,7 @@ def ladders(program: Path) -> dict[str, list[int]]:
 
 def included(path: Path, seen: set[Path]) -> set[Path]:
     """`path` and every file of the repository that it includes, at any remove."""
-    if path in seen or not path.is_file():
+    if path in seen or not path.is_file() or path.is_relative_to(SIMULATOR):
         return seen
     seen.add(path)
     for name in re.findall(r'#include "([^"]+)"', path.read_text(encoding="utf-8")):
@@ -90,7 +92,8 @@ def table(receipt: dict) -> str:
     lines = [
         f"{receipt['gpu']}, driver {receipt['driver']}, CUDA {receipt['toolkit']}, {made}. Ceilings of the same run: copy "
         f"{c['copy_bytes_a_second'] / 1e12:.2f} TB/s, bf16 product {c['bf16_flops_a_second'] / 1e12:.0f} TFLOPS, fp8 product "
-        f"{c['fp8_flops_a_second'] / 1e12:.0f} TFLOPS.",
+        f"{c['fp8_flops_a_second'] / 1e12:.0f} TFLOPS. The simulator gives the bits of this card in all "
+        f"{len(receipt['conformance'])} experiments on single instructions (`tests/optimized/test_conformance.py`).",
         "",
         "| op | level | cases right | worst error, of its bound | measured on | median, µs | share of the ceiling | peers |",
         "|---|---|---|---|---|---|---|---|",

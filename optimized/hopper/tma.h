@@ -1,9 +1,10 @@
 // Tensor copies: one thread asks for a box of a tensor of 1 to 5 dimensions, and the copy engine brings it to shared
 // memory, swizzled and filled outside of the tensor, or takes it back. `at`: the box's first element, dimension 0
-// first, as in tma_load(tile, map, {column, row}, full). Tiles begin at multiples of 128 bytes, swizzled ones at
-// multiples of 8 spans. A load tells the mbarrier the whole box's bytes; a store belongs to a group: bulk_commit(),
-// bulk_wait(). Rows that lie anywhere are gathered by one load a row, with a box of one row. PTX ISA,
-// "cp.async.bulk.tensor", "cp.reduce.async.bulk.tensor".
+// first, as in tma_load(tile, map, {column, row}, full); the first coordinate falls at a multiple of 16 bytes, or the
+// GPU stops with an illegal instruction. Tiles begin at multiples of 128 bytes, swizzled ones at multiples of 8
+// spans. A load tells the mbarrier the whole box's bytes; a store belongs to a group: bulk_commit(), bulk_wait().
+// Rows that lie anywhere are gathered by one load a row, with a box of one row. PTX ISA, "cp.async.bulk.tensor",
+// "cp.reduce.async.bulk.tensor".
 #pragma once
 
 #include "optimized/hopper/bulk.h"
@@ -21,7 +22,8 @@ __device__ void tma_load(void* to, const TensorMap& map, const int (&at)[rank], 
 template <int rank>
 __device__ void tma_load_multicast(void* to, const TensorMap& map, const int (&at)[rank], Mbarrier& barrier,
                                    std::uint16_t blocks, Where where = Where::current());
-// What lies outside of the tensor is not written.
+// What lies outside of the tensor is not written, in whole pieces of 16 bytes: where a row ends within one, the rest
+// of the piece is overwritten, so rows end at multiples of 16 bytes or are padded.
 template <int rank>
 __device__ void tma_store(const TensorMap& map, const int (&at)[rank], const void* from,
                           Where where = Where::current());

@@ -18,7 +18,7 @@ void poison(const std::vector<Run>& runs) {
 void copy(const std::vector<Run>& runs) {
     for (const Run& run : runs) {
         if (run.from == nullptr)
-            std::memset(run.to, static_cast<int>(run.fill), run.count);
+            for (std::size_t i = 0; i < run.count; ++i) run.to[i] = std::byte(run.fill >> 8 * (i % 2) & 0xff);
         else
             std::memcpy(run.to, run.from, run.count);
     }

@@ -15,7 +15,7 @@ struct Run {
     std::byte* to;
     const std::byte* from;  // nullptr: filled
     std::size_t count;
-    std::byte fill{0};
+    std::uint16_t fill = 0;  // with these two bytes, again and again
 };
 
 // cp.async: 4, 8 or 16 bytes from global to shared memory; past `source_bytes` zeros.

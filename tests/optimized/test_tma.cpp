@@ -15,9 +15,10 @@ Bytes result_of(const std::string& name) {
     return {};
 }
 
-// Calls f(offset in the packed tile, element of the tensor or -1) for each byte of a box.
+// Calls f(offset in the packed tile, element of the tensor or -1) for each byte of a box. A row of whole pieces goes
+// on to the next multiple of 16 bytes.
 template <class F>
-void each_byte(const Example& e, Coordinates c, F f) {
+void each_byte(const Example& e, Coordinates c, bool whole_pieces, F f) {
     const Tiled& t = e.how;
     std::int64_t in_box[5] = {};
     for (std::int64_t offset = 0; offset < static_cast<std::int64_t>(box_bytes(t)); ++offset) {
@@ -27,7 +28,9 @@ void each_byte(const Example& e, Coordinates c, F f) {
         for (int d = 0; d < t.rank; ++d) {
             in_box[d] = rest % t.box[d] + c.at[d];
             rest /= t.box[d];
-            inside = inside && in_box[d] >= 0 && in_box[d] < static_cast<std::int64_t>(t.extent[d]);
+            auto extent = static_cast<std::int64_t>(t.extent[d]);
+            if (d == 0 && whole_pieces) extent = (extent * size + 15) / 16 * 16 / size;
+            inside = inside && in_box[d] >= 0 && in_box[d] < extent;
             place += in_box[d] * static_cast<std::int64_t>(t.stride[d]);
         }
         f(static_cast<std::uint32_t>(offset), inside ? place : -1);
@@ -38,7 +41,7 @@ void check_load(const std::string& name, const Example& e, Coordinates at, int s
     CAPTURE(name);
     const Bytes got = result_of("tma_load_" + name);
     std::vector<unsigned char> expected(tile_bytes, 0x55);
-    each_byte(e, at, [&](std::uint32_t offset, std::int64_t place) {
+    each_byte(e, at, false, [&](std::uint32_t offset, std::int64_t place) {
         const std::uint32_t there = swizzled_offset(offset + static_cast<std::uint32_t>(start), e.how.swizzle);
         expected[there] = place < 0 ? 0 : e.bytes[static_cast<std::size_t>(place)];
     });
@@ -49,7 +52,7 @@ void check_store(const std::string& name, const Example& e, Coordinates at) {
     CAPTURE(name);
     const Bytes got = result_of("tma_store_" + name);
     std::vector<unsigned char> expected = e.bytes;
-    each_byte(e, at, [&](std::uint32_t offset, std::int64_t place) {
+    each_byte(e, at, true, [&](std::uint32_t offset, std::int64_t place) {
         const std::uint32_t i = swizzled_offset(offset, e.how.swizzle);
         const std::uint32_t word = i / 4 * 0x9e3779b1U;
         if (place >= 0) expected[static_cast<std::size_t>(place)] = static_cast<unsigned char>(word >> 8 * (i % 4));
@@ -78,6 +81,9 @@ void loads_to_an_odd_place(const __grid_constant__ TensorMap map) {
 void loads_with_three_coordinates(const __grid_constant__ TensorMap map) {
     tma_load(shared<Tile>().bytes, map, {0, 0, 0}, shared<Tile>().full);
 }
+void loads_from_an_odd_column(const __grid_constant__ TensorMap map) {
+    tma_load(shared<Tile>().bytes, map, {3, 0}, shared<Tile>().full);
+}
 
 }  // namespace
 
@@ -88,28 +94,28 @@ TEST_CASE("tensor loads bring each element to its swizzled place, and zeros from
             const int columns = s == Swizzle::none ? 64 : span_of(s) / 2;
             const Example e(Element::bf16, 2, {100, 40}, {columns, 24}, s);
             check_load(name, e, {{8, 3}});
-            check_load(name + "_edge", e, {{90, 30}});
-            check_load(name + "_before", e, {{-3, -5}});
+            check_load(name + "_edge", e, {{88, 30}});
+            check_load(name + "_before", e, {{-8, -5}});
             check_store(name, e, {{8, 3}});
-            check_store(name + "_edge", e, {{90, 30}});
+            check_store(name + "_edge", e, {{88, 30}});
         }
         check_load("bf16_128_second_place", Example(Element::bf16, 2, {100, 40}, {64, 5}, Swizzle::bytes_128),
                    {{0, 0}}, 3 * 128);
-        check_load("uint8_rank_1", Example(Element::uint8, 1, {1000}, {128}, Swizzle::none), {{950}});
+        check_load("uint8_rank_1", Example(Element::uint8, 1, {1000}, {128}, Swizzle::none), {{944}});
         check_load("float32_rank_3", Example(Element::float32, 3, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32),
-                   {{15, 5, 3}});
+                   {{16, 5, 3}});
         check_load("uint8_rank_4", Example(Element::uint8, 4, {40, 5, 4, 3}, {32, 3, 2, 2}, Swizzle::bytes_32),
-                   {{10, 3, -1, 2}});
+                   {{16, 3, -1, 2}});
         const Example five(Element::int32, 5, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none);
-        check_load("int32_rank_5", five, {{6, 3, 1, 2, 0}});
-        check_store("int32_rank_5", five, {{6, 3, 1, 2, 0}});
+        check_load("int32_rank_5", five, {{8, 3, 1, 2, 0}});
+        check_store("int32_rank_5", five, {{8, 3, 1, 2, 0}});
     });
 }
 
 TEST_CASE("tensor copies: sums, gathered rows, both blocks of a cluster") {
     const Example sums(Element::float32, 3, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32);
     std::vector<float> expected(sums.bytes.size() / 4);
-    each_byte(sums, {{15, 5, 3}}, [&](std::uint32_t offset, std::int64_t place) {
+    each_byte(sums, {{16, 5, 3}}, true, [&](std::uint32_t offset, std::int64_t place) {
         if (place >= 0)
             expected[static_cast<std::size_t>(place / 4)] =
                 static_cast<float>(swizzled_offset(offset, Swizzle::bytes_32) / 4 % 100);
@@ -136,10 +142,10 @@ TEST_CASE("what lies outside can be NaN") {
     e.how.nan_outside = true;
     std::vector<std::uint16_t> y(tile_bytes / 2);
     launch("load_box", load_box<2>, {.blocks = 1, .threads = 128, .shared_bytes = sizeof(Tile)},
-           tensor_map("x", e.how), Coordinates{{90, 30}}, 0, static_cast<int>(box_bytes(e.how)),
+           tensor_map("x", e.how), Coordinates{{88, 30}}, 0, static_cast<int>(box_bytes(e.how)),
            reinterpret_cast<unsigned char*>(y.data()));
     for (int i = 0; i < 64 * 24; ++i)
-        CHECK(std::isnan(to_float(bf16{y[static_cast<std::size_t>(i)]})) == (i % 64 >= 10 || i / 64 >= 10));
+        CHECK(std::isnan(to_float(bf16{y[static_cast<std::size_t>(i)]})) == (i % 64 >= 12 || i / 64 >= 10));
 }
 
 TEST_CASE("a tensor map refuses what the hardware does not take") {
@@ -180,4 +186,6 @@ TEST_CASE("a tensor map refuses what the hardware does not take") {
     CHECK(holds(refusal_of(loads_to_an_odd_place, how, map), "its tile at a multiple of 128 bytes"));
     CHECK(
         holds(refusal_of(loads_with_three_coordinates, how, map), "gives 3 coordinates to the map of a tensor of 2"));
+    CHECK(holds(refusal_of(loads_from_an_odd_column, how, map),
+                "its innermost coordinate at a multiple of 16 bytes, not at byte 6"));
 }

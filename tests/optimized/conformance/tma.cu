@@ -63,18 +63,20 @@ void add_store(const std::string& name, Element element, const std::vector<int>&
         const int columns = s == Swizzle::none ? 64 : span_of(s) / 2;
         const std::vector<int> extent{100, 40}, box{columns, 24};
         add_load<2>("bf16_" + span, Element::bf16, extent, box, s, {{8, 3}});
-        add_load<2>("bf16_" + span + "_edge", Element::bf16, extent, box, s, {{90, 30}});
-        add_load<2>("bf16_" + span + "_before", Element::bf16, extent, box, s, {{-3, -5}});
+        add_load<2>("bf16_" + span + "_edge", Element::bf16, extent, box, s, {{88, 30}});
+        add_load<2>("bf16_" + span + "_before", Element::bf16, extent, box, s, {{-8, -5}});
         add_store<2>("bf16_" + span, Element::bf16, extent, box, s, {{8, 3}});
-        add_store<2>("bf16_" + span + "_edge", Element::bf16, extent, box, s, {{90, 30}});
+        add_store<2>("bf16_" + span + "_edge", Element::bf16, extent, box, s, {{88, 30}});
     }
     add_load<2>("bf16_128_second_place", Element::bf16, {100, 40}, {64, 5}, Swizzle::bytes_128, {{0, 0}}, 3 * 128);
-    add_load<1>("uint8_rank_1", Element::uint8, {1000}, {128}, Swizzle::none, {{950}});
-    add_load<3>("float32_rank_3", Element::float32, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32, {{15, 5, 3}});
-    add_load<4>("uint8_rank_4", Element::uint8, {40, 5, 4, 3}, {32, 3, 2, 2}, Swizzle::bytes_32, {{10, 3, -1, 2}});
-    add_load<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{6, 3, 1, 2, 0}});
-    add_store<3, true>("float32_added", Element::float32, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32, {{15, 5, 3}});
-    add_store<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{6, 3, 1, 2, 0}});
+    add_load<2>("bf16_nan_outside", Element::bf16, {100, 40}, {64, 24}, Swizzle::none, {{88, 30}}, 0, true);
+    add_load<2>("float32_nan_outside", Element::float32, {20, 7}, {8, 4}, Swizzle::none, {{16, 5}}, 0, true);
+    add_load<1>("uint8_rank_1", Element::uint8, {1000}, {128}, Swizzle::none, {{944}});
+    add_load<3>("float32_rank_3", Element::float32, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32, {{16, 5, 3}});
+    add_load<4>("uint8_rank_4", Element::uint8, {40, 5, 4, 3}, {32, 3, 2, 2}, Swizzle::bytes_32, {{16, 3, -1, 2}});
+    add_load<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{8, 3, 1, 2, 0}});
+    add_store<3, true>("float32_added", Element::float32, {20, 7, 5}, {8, 4, 3}, Swizzle::bytes_32, {{16, 5, 3}});
+    add_store<5>("int32_rank_5", Element::int32, {9, 4, 3, 3, 2}, {4, 2, 2, 2, 2}, Swizzle::none, {{8, 3, 1, 2, 0}});
     experiments().push_back(
         {"tma_gather_rows", [] {
              Example e(Element::bf16, 2, {64, 50}, {64, 1}, Swizzle::bytes_128);
