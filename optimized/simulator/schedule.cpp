@@ -1,6 +1,7 @@
 #include "optimized/simulator/schedule.h"
 
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <algorithm>
 #include <new>
@@ -89,49 +90,58 @@ void Schedule::enter(unsigned high, unsigned low) {
         if (!schedule.failure_) schedule.failure_ = std::current_exception();
     }
     leaving_for(nullptr, schedule.scheduler_bottom_, schedule.scheduler_size_);  // nullptr: this stack is done with
-    setcontext(&schedule.scheduler_);
+    _longjmp(schedule.scheduler_, 1);
+}
+
+// A fiber's first turn takes a context, to get onto its stack. Later ones jump: swapcontext asks the kernel for the
+// signal mask at each switch, which took most of a simulation's time.
+void Schedule::begin(Thread& thread) {
+    thread.has_begun_ = true;
+    ucontext_t first;
+    getcontext(&first);
+    first.uc_stack.ss_sp = thread.stack_;
+    first.uc_stack.ss_size = stack_bytes;
+    first.uc_link = nullptr;
+    const auto address = reinterpret_cast<std::uintptr_t>(&thread);
+    makecontext(&first, reinterpret_cast<void (*)()>(&Schedule::enter), 2, static_cast<unsigned>(address >> 32),
+                static_cast<unsigned>(address));
+    setcontext(&first);
 }
 
 void Schedule::switch_to(Thread& thread) {
     current = &thread;
     order().takes_turn(thread);
-    void* own = nullptr;
-    leaving_for(&own, thread.stack_, stack_bytes);
-    swapcontext(&scheduler_, &thread.context_);
-    arrived_on(own, nullptr, nullptr);
+    asan_stack_ = nullptr;
+    leaving_for(&asan_stack_, thread.stack_, stack_bytes);
+    if (_setjmp(scheduler_) == 0) {
+        if (thread.has_begun_)
+            _longjmp(thread.resume_at_, 1);
+        else
+            begin(thread);
+    }
+    arrived_on(asan_stack_, nullptr, nullptr);
     current = nullptr;
 }
 
 void Schedule::switch_back() {
     Thread& thread = *current;
-    void* own = nullptr;
-    leaving_for(&own, scheduler_bottom_, scheduler_size_);
-    swapcontext(&thread.context_, &scheduler_);
-    arrived_on(own, &scheduler_bottom_, &scheduler_size_);
+    leaving_for(&thread.asan_stack_, scheduler_bottom_, scheduler_size_);
+    if (_setjmp(thread.resume_at_) == 0) _longjmp(scheduler_, 1);
+    arrived_on(current->asan_stack_, &scheduler_bottom_, &scheduler_size_);
 }
 
 void Schedule::stop(std::exception_ptr failure) {
     Schedule& schedule = *running;
     if (!schedule.failure_) schedule.failure_ = std::move(failure);
     leaving_for(nullptr, schedule.scheduler_bottom_, schedule.scheduler_size_);
-    setcontext(&schedule.scheduler_);
-    std::abort();  // not reached
+    _longjmp(schedule.scheduler_, 1);
 }
 
 void Schedule::run(const std::function<void()>& body) {
     body_ = &body;
     running = this;
     living_ = all_.size();
-    for (Thread* thread : all_) {
-        getcontext(&thread->context_);
-        thread->context_.uc_stack.ss_sp = thread->stack_;
-        thread->context_.uc_stack.ss_size = stack_bytes;
-        thread->context_.uc_link = nullptr;
-        const auto address = reinterpret_cast<std::uintptr_t>(thread);
-        makecontext(&thread->context_, reinterpret_cast<void (*)()>(&Schedule::enter), 2,
-                    static_cast<unsigned>(address >> 32), static_cast<unsigned>(address));
-        ready_.push_back(thread);
-    }
+    ready_ = all_;
     while (living_ > 0) {
         if (ready_.empty()) {
             if (!host_.help()) host_.report_deadlock();

@@ -2,6 +2,7 @@
 // seed, the same order for the same seed.
 #pragma once
 
+#include <csetjmp>
 #include <functional>
 #include <random>
 #include <utility>
@@ -49,6 +50,7 @@ class Schedule {
 
    private:
     static void enter(unsigned high, unsigned low);
+    static void begin(Thread& thread);
     void switch_to(Thread& thread);
     void switch_back();
 
@@ -61,7 +63,8 @@ class Schedule {
     std::size_t living_ = 0;
     const std::function<void()>* body_ = nullptr;
     std::exception_ptr failure_;
-    ucontext_t scheduler_{};
+    std::jmp_buf scheduler_{};
+    void* asan_stack_ = nullptr;  // the scheduler's, while a fiber runs
     const void* scheduler_bottom_ = nullptr;
     std::size_t scheduler_size_ = 0;
 };

@@ -3,8 +3,7 @@
 // could make it wait. docs/20-the-simulator.md.
 #pragma once
 
-#include <ucontext.h>
-
+#include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -79,8 +78,10 @@ class Thread {
 
    private:
     friend class Schedule;
-    ucontext_t context_{};
+    std::jmp_buf resume_at_{};
     void* stack_ = nullptr;
+    void* asan_stack_ = nullptr;
+    bool has_begun_ = false;
 };
 
 // The thread whose turn it is.
