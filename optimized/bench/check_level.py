@@ -1,6 +1,6 @@
 """One op of a library against the goldens, as JSON: what `device.py` asks of each level, in a process of its own.
 
-    DSA_LEVEL=2 python -m optimized.bench.check_level OP LIBRARY
+    DSA_LEVEL=2 python -m optimized.bench.check_level OP LIBRARY [small|full]
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ A_CALL = 120.0  # seconds at most
 
 def main() -> int:
     """0 if every case that the level takes is right. Complaints go to stderr, a line each."""
-    op, library = sys.argv[1:3]
+    op, library, size = (*sys.argv[1:], "small")[:3]
     worker = Worker("lib", library, Limits(seconds=A_CALL))
     options = check.Options()
     try:
         # Case by case: a level may decline one and take the next.
-        results = [check.check_case(case, worker.run, options) for case in check.questions(cases.choose([op], "small"), options)]
+        results = [check.check_case(case, worker.run, options) for case in check.questions(cases.choose([op], size), options)]
     finally:
         worker.close()
     asked = [r for r in results if r.state != "not implemented"]

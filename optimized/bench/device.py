@@ -36,9 +36,9 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def checked(op: str, level: int, build: Path) -> dict:
-    """touchstone check of one level, in a process of its own: all small cases, and once more under a private seed."""
-    command = [sys.executable, "-m", "optimized.bench.check_level", op, str(build / "libdsa_optimized.so")]
+def checked(op: str, level: int, build: Path, size: str = "small") -> dict:
+    """touchstone check of one level, in a process of its own: all cases of a size, and once more under a private seed."""
+    command = [sys.executable, "-m", "optimized.bench.check_level", op, str(build / "libdsa_optimized.so"), size]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"DSA_LEVEL": str(level)})
     for line in done.stderr.strip().splitlines()[:5]:
         say(f"  {op}, level {level}: {line}")
@@ -98,7 +98,7 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, wi
     of = {"copy": ceiling["copy_bytes_a_second"], "bf16": ceiling["bf16_flops_a_second"], "fp8": ceiling["fp8_flops_a_second"]}
     found = []
     for question in questions():
-        if question.op != op:
+        if question.op != op or level < question.from_level:
             continue
         sets = [question.make() for _ in range(2)]
         library.library.dsa_choose_level(level)
@@ -168,11 +168,15 @@ def main() -> int:
     def correctness(item) -> dict:
         op, level, folders = item
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
+        if level == max(ladders[op]) and cases.choose([op], "full"):
+            one["full_size"] = checked(op, level, options.build, "full")
         one["same_bits_in_runs"] = RERUNS if rerun(op, level, options.build, folders) else 0
         if not options.no_sanitizers:
             one["sanitizers"] = sanitized(op, level, options.build, folders[: options.sanitized_cases])
-        c = one["checks"]
-        say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
+        for size, c in (("small", one["checks"]), ("full", one.get("full_size"))):
+            if c:
+                told = f"{c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound"
+                say(f"{op}, level {level}, {size}: {told}")
         return one | {"times": []}
 
     good = not failed
@@ -180,7 +184,8 @@ def main() -> int:
         for (op, level, _), one in zip(todo, pool.map(correctness, todo)):
             receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one
             clean = all(v == "clean" for v in one.get("sanitizers", {}).values())
-            good = good and one["checks"]["cases"] == one["checks"]["right"] and one["same_bits_in_runs"] > 0 and clean
+            right = all(c["cases"] == c["right"] for c in (one["checks"], one.get("full_size", one["checks"])))
+            good = good and right and one["same_bits_in_runs"] > 0 and clean
     command = [sys.executable, "-m", "optimized.bench.trained_model", str(options.build / "libdsa_optimized.so")]
     model = subprocess.run(command, capture_output=True, text=True, check=False)
     good = good and model.returncode == 0

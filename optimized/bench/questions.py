@@ -27,6 +27,7 @@ class Question:
     flops: float = 0.0
     ceiling: str = "copy"  # "copy", "bf16" or "fp8"
     parameters: dict | None = None
+    from_level: int = 1  # lower ones would take minutes
 
 
 def bf16(*shape, std: float = 1.0):
@@ -152,12 +153,13 @@ def _indexer() -> list[Question]:
         Question("mla_project", "T 4096", lambda: mla_inputs(T), 0, 2.0 * T * (D * R_Q + R_Q * H * 192 + D * 576), "bf16"),
         Question("indexer_project", "T 4096", lambda: indexer_weights(T), 0, 2.0 * T * (R_Q * H_I * D_I + D * D_I + D * H_I), "bf16"),
     ]
-    for T, S in ((2048, 8192), (2048, 32768)):
+    for T, S, least in ((2048, 8192, 1), (2048, 32768, 1), (4096, 32768, 3), (2048, 131072, 3), (4096, 131072, 3)):
         flops = 2.0 * H_I * D_I * pairs(T, S)
-        found.append(Question("indexer_logits", f"{T} x {S}", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * S, flops, "fp8"))
-        found.append(Question("indexer_top_k", f"{T} x {S}, k 2048", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * K, flops, "fp8", {"topk": K}))
+        found.append(Question("indexer_logits", f"{T} x {S}", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * S, flops, "fp8", from_level=least))
+        found.append(Question("indexer_top_k", f"{T} x {S}, k 2048", lambda T=T, S=S: indexer_inputs(T, S), 4.0 * T * K, flops, "fp8", {"topk": K},
+                              from_level=least))  # fmt: skip
     found.append(Question("indexer_logits_paged", "B 64, S 32768", lambda: paged(64, 32768), 64 * 32768 * (132 + 4), 2.0 * H_I * D_I * 64 * 32768, "copy"))
-    for rows, S in ((1, 131072), (64, 131072), (2048, 8192), (2048, 32768)):
+    for rows, S in ((1, 8192), (1, 131072), (64, 32768), (64, 131072), (128, 131072), (2048, 8192), (2048, 32768), (2048, 131072), (4096, 131072)):
         found.append(Question("top_k", f"{rows} x {S}, k 2048", lambda rows=rows, S=S: rows_of_scores(rows, S), 4.0 * rows * (S + K),
                               parameters={"topk": K}))  # fmt: skip
     return found
@@ -165,10 +167,12 @@ def _indexer() -> list[Question]:
 
 def _attention() -> list[Question]:
     a_query = 2.0 * H * K * (576 + 512)
-    found = [Question("sparse_prefill", f"T {T}, S {S}, H 128, k 2048", lambda T=T, S=S: attention_inputs(T, S), 0, T * a_query, "bf16")
-             for T, S in ((512, 8192), (512, 131072))]  # fmt: skip
+    shapes = ((512, 8192, 1), (512, 131072, 1), (64, 131072, 3), (4096, 8192, 3), (4096, 32768, 3), (4096, 131072, 3))
+    found = [Question("sparse_prefill", f"T {T}, S {S}, H 128, k 2048", lambda T=T, S=S: attention_inputs(T, S), 0, T * a_query, "bf16",
+                      from_level=least) for T, S, least in shapes]  # fmt: skip
+    batches = ((1, 1, 1), (2, 2, 1), (64, 1, 1), (64, 2, 3), (128, 1, 3), (128, 2, 3))
     found += [Question("sparse_decode", f"B {B}, s_q {s_q}, H 128, k 2048", lambda B=B, s_q=s_q: decode(B, s_q, 8192), 0, B * s_q * a_query,
-                       "bf16", {"R_kv": R_KV}) for B, s_q in ((1, 1), (2, 2), (64, 1))]  # fmt: skip
+                       "bf16", {"R_kv": R_KV}, least) for B, s_q, least in batches]  # fmt: skip
     T, S = 128, 8192
     return found + [
         Question("dense_attention", "MQA, T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, 0,

@@ -102,7 +102,9 @@ def table(receipt: dict) -> str:
         for number, level in sorted(entry["levels"].items(), key=lambda item: int(item[0])):
             stale = "" if level["sources"] == current_hash(op, int(number)) else " (sources changed since)"
             checks = level["checks"]
-            head = f"| `{op}` | {number}{stale} | {checks['right']} of {checks['cases']} | {checks['worst_ratio']:.2f} |"
+            full = level.get("full_size", {"cases": 0})
+            large = f"; {full['right']} of {full['cases']} full" if full["cases"] else ""
+            head = f"| `{op}` | {number}{stale} | {checks['right']} of {checks['cases']}{large} | {checks['worst_ratio']:.2f} |"
             if not level["times"]:
                 lines.append(head + " | | | |")
             for time in level["times"]:
