@@ -69,5 +69,5 @@ build_reference() {
 # The build of tools/sanitize.sh, whose program tests/reference/reproducible.sh asks too.
 sanitize_build="$TOUCHSTONE_BUILD/sanitize"
 configure_sanitize() {
-    cmake -G Ninja -S . -B "$sanitize_build" -DTOUCHSTONE_SANITIZE=ON -DTOUCHSTONE_NATIVE=OFF -DTOUCHSTONE_OPTIMIZED=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-Og >/dev/null
+    cmake -G Ninja -S . -B "$sanitize_build" -DTOUCHSTONE_SANITIZE=ON -DTOUCHSTONE_NATIVE=OFF -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-Og >/dev/null
 }

@@ -9,6 +9,7 @@
 #include "optimized/simulator/order.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -27,6 +28,9 @@ class Stacks {
         if (!free_.empty()) {
             void* stack = free_.back();
             free_.pop_back();
+#if defined(__SANITIZE_ADDRESS__)
+            __asan_unpoison_memory_region(stack, stack_bytes);  // a run that was stopped left frames on it
+#endif
             return stack;
         }
         void* memory = mmap(nullptr, stack_bytes + guard_bytes, PROT_READ | PROT_WRITE,
@@ -97,7 +101,7 @@ void Schedule::enter(unsigned high, unsigned low) {
 // signal mask at each switch, which took most of a simulation's time.
 void Schedule::begin(Thread& thread) {
     thread.has_begun_ = true;
-    ucontext_t first;
+    static thread_local ucontext_t first;  // not in this frame, which is left and never returned to
     getcontext(&first);
     first.uc_stack.ss_sp = thread.stack_;
     first.uc_stack.ss_size = stack_bytes;
