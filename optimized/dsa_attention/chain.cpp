@@ -177,6 +177,9 @@ void select(const DsaAttention& call, const Scratch& s, int level) {
     show("topk_indices", s.indices, {call.T, call.topk}, call.stream);
 }
 
+// Of linear, which is no op with a ladder of its own.
+int products_level(int level) { return level == 1 ? 1 : 3; }
+
 // One product a head: y[t, h] = x[t, h] w[h], rows of x, K numbers each, side by side over the heads.
 Linear of_heads(const DsaAttention& call, const bf16* x, std::int64_t K, const HeadWeight& w, bf16* y,
                 std::int64_t N) {
@@ -196,7 +199,7 @@ void absorb(const DsaAttention& call, const Scratch& s, int level) {
     product.w_n = call.mla.H * call.mla.d_nope;
     product.y_row = call.mla.H * call.d();
     product.y_head = call.d();
-    linear(product, level);
+    linear(product, products_level(level));
     append_rope(call, s.q_rope, s.q);
     show("q", s.q, {call.T, call.mla.H, call.d()}, call.stream);
 }
@@ -225,10 +228,10 @@ void project_output(const DsaAttention& call, const Scratch& s, int level) {
     values.w_k = width;
     values.y_row = width;
     values.y_head = call.d_v;
-    linear(values, level);
+    linear(values, products_level(level));
     Linear output = packed_linear(s.heads, call.W_o.as_bf16, call.y, call.T, width, call.mla.D, call.stream);
     output.w_float32 = call.W_o.as_float32;
-    linear(output, level);
+    linear(output, products_level(level));
     show("attention_y", call.y, {call.T, call.mla.D}, call.stream);
 }
 

@@ -90,6 +90,7 @@ void project(const IndexerProject& call, int level) {
 
 void level_1(const IndexerProject& call) { project(call, 1); }
 void level_2(const IndexerProject& call) { project(call, 2); }
+void level_3(const IndexerProject& call) { project(call, 3); }
 
 // The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu. (The head weights, a small
 // product, may take plain tiles.)
@@ -103,7 +104,8 @@ std::string level_2_declines(const IndexerProject& call) {
 const Ladder<IndexerProject> ladder{
     "indexer_project",
     {{"plain tiles, then one block a vector", level_1, nullptr, scratch_bytes},
-     {"tensor cores, then one warp a vector", level_2, level_2_declines, scratch_bytes}}};
+     {"tensor cores, then one warp a vector", level_2, level_2_declines, scratch_bytes},
+     {"products by wgmma", level_3, level_2_declines, scratch_bytes}}};
 
 IndexerProject read(const dsa_indexer_project_args& args) {
     const Case about(args.case_json);

@@ -4,6 +4,7 @@
 //
 // level 1  products in plain tiles; then one block a vector turns, transforms and quantises it in shared memory
 // level 2  products on the tensor cores; then one warp a vector, which stays in its registers
+// level 3  products at linear's level 3: tensor copies and wgmma
 #pragma once
 
 #include "optimized/support/call.h"

@@ -3,6 +3,7 @@
 //
 // level 1  a tile of x and a tile of W in shared memory, float32 products
 // level 2  the same tiles as bf16, on the tensor cores; 16 bytes a load
+// level 3  tensor copies into a ring of stages, wgmma; bf16, and no rows in groups
 #pragma once
 
 #include "optimized/support/call.h"
@@ -40,7 +41,9 @@ struct Linear {
 
 void linear_level_1(const Linear& call);
 void linear_level_2(const Linear& call);
+void linear_level_3(const Linear& call);
 std::string linear_level_2_declines(const Linear& call);
+std::string linear_level_3_declines(const Linear& call);
 
 // The highest level up to `level` that takes the call.
 void linear(const Linear& call, int level);

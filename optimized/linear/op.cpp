@@ -4,6 +4,7 @@
 namespace dsa {
 
 void linear(const Linear& call, int level) {
+    if (level >= 3 && linear_level_3_declines(call).empty()) return linear_level_3(call);
     up_to(level, call, linear_level_1, linear_level_2, linear_level_2_declines);
 }
 

@@ -77,6 +77,7 @@ void project(const MlaProject& call, int level) {
 
 void level_1(const MlaProject& call) { project(call, 1); }
 void level_2(const MlaProject& call) { project(call, 2); }
+void level_3(const MlaProject& call) { project(call, 3); }
 
 // The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu.
 std::string level_2_declines(const MlaProject& call) {
@@ -89,7 +90,8 @@ std::string level_2_declines(const MlaProject& call) {
 
 const Ladder<MlaProject> ladder{"mla_project",
                                 {{"stage by stage, plain tiles", level_1, nullptr, scratch_bytes},
-                                 {"products on the tensor cores", level_2, level_2_declines, scratch_bytes}}};
+                                 {"products on the tensor cores", level_2, level_2_declines, scratch_bytes},
+                                 {"products by wgmma", level_3, level_2_declines, scratch_bytes}}};
 
 MlaProject read(const dsa_mla_project_args& args) {
     const Case about(args.case_json);

@@ -4,6 +4,7 @@
 //
 // level 1  stage by stage: each product in plain tiles, then norms and turns
 // level 2  the same stages, products on the tensor cores, norms and turns a row or a token at once
+// level 3  products at linear's level 3: tensor copies and wgmma
 #pragma once
 
 #include "optimized/support/call.h"

@@ -94,7 +94,10 @@ void check(int level, const Question& q) {
     call.y_row = q.grouped ? q.N : q.heads * q.N;
     call.y_head = q.grouped ? 0 : q.N;
 
-    if (level == 2) {
+    if (level == 3) {
+        REQUIRE(linear_level_3_declines(call) == "");
+        linear_level_3(call);
+    } else if (level == 2) {
         REQUIRE(linear_level_2_declines(call) == "");
         linear_level_2(call);
     } else {
@@ -135,7 +138,7 @@ void check(int level, const Question& q) {
 }  // namespace
 
 TEST_CASE("bf16 weights, one matrix, sizes that are no multiples of a tile") {
-    for (const int level : {1, 2}) {
+    for (const int level : {1, 2, 3}) {
         check<bf16, bf16>(level, {7, 256, 192, 1, false, false});
         check<bf16, bf16>(level, {70, 40, 72, 1, false, false});
     }
@@ -143,10 +146,16 @@ TEST_CASE("bf16 weights, one matrix, sizes that are no multiples of a tile") {
 }
 
 TEST_CASE("a matrix a head, as it lies and transposed: W_uv and W_uk") {
-    for (const int level : {1, 2}) {
+    for (const int level : {1, 2, 3}) {
         check<bf16, bf16>(level, {5, 128, 96, 4, false, false});
         check<bf16, bf16>(level, {67, 128, 96, 3, true, false});
+        check<bf16, bf16>(level, {3, 520, 40, 2, true, false});
     }
+}
+
+TEST_CASE("so many blocks that level 3 takes its wider tiles") {
+    check<bf16, bf16>(3, {2, 72, 200, 132, false, false});
+    check<bf16, bf16>(3, {2, 72, 104, 132, true, false});
 }
 
 TEST_CASE("float32 weights") { check<bf16, float>(1, {5, 128, 96, 1, false, false}); }
@@ -172,4 +181,10 @@ TEST_CASE("level 2 says what it does not take") {
     Linear strided = packed_linear(nullptr, nullptr, nullptr, 1, 32, 40, nullptr);
     strided.w_n = 2;
     CHECK(linear_level_2_declines(strided) == "k or n must lie side by side in W");
+    CHECK(linear_level_3_declines(odd) == "W must be bf16");
+    const bf16 w{};
+    Linear grouped = packed_linear(&w, &w, nullptr, 1, 32, 40, nullptr);
+    const std::int32_t first_row = 0;
+    grouped.first_row = &first_row;
+    CHECK(linear_level_3_declines(grouped) == "rows in groups are gathered at level 2");
 }

@@ -1,0 +1,200 @@
+// Level 3. A producer warp brings tiles by tensor copies into a ring of stages, and two warpgroups multiply them by
+// wgmma: 128 rows of y a block, 64 a warpgroup, by 256, 128 or 64 columns. W is multiplied as it lies, k or n side by
+// side. What copies bring from outside of x and W is zero; rows and columns outside of y are not stored.
+#include "optimized/hopper/matrix.h"
+#include "optimized/hopper/mbarrier.h"
+#include "optimized/hopper/registers.h"
+#include "optimized/hopper/tma.h"
+#include "optimized/hopper/warp.h"
+#include "optimized/hopper/wgmma.h"
+#include "optimized/linear/rows.cuh"
+#include "optimized/support/launch.h"
+
+namespace dsa {
+namespace {
+
+constexpr int consumers = 2;          // warpgroups
+constexpr int rows = 64 * consumers;  // of y, a block
+constexpr int depth = 64;             // of k, a stage: as wide as the swizzle
+constexpr int step = 16;              // of k, an instruction
+constexpr Swizzle wide = Swizzle::bytes_128;
+template <int columns>
+constexpr int stages = columns == 256 ? 4 : 6;
+
+template <int columns>
+struct Memory {
+    struct Stage {
+        alignas(1024) bf16 x[rows * depth];     // [row, k]
+        alignas(1024) bf16 w[columns * depth];  // [n, k], or in panels of 64 columns [panel, k, n]
+    };
+    Stage stage[stages<columns>];
+    Mbarrier full[stages<columns>];   // the producer's arrival and the stage's bytes
+    Mbarrier empty[stages<columns>];  // an arrival a consumer warp
+};
+
+// Where the ring is: stage, and the parity of how often it has been round.
+template <int columns>
+struct Turn {
+    int stage = 0, parity = 0;
+    __device__ void next() {
+        if (++stage == stages<columns>) stage = 0, parity ^= 1;
+    }
+};
+
+// One lane of one warp. Coordinates: {k, row, h} of x; {k, n, h} or {n, k, h} of W.
+template <int columns, bool k_side_by_side>
+__device__ void produce(Memory<columns>& memory, const TensorMap& x, const TensorMap& w, int row, int column, int h,
+                        int k) {
+    Turn<columns> turn;
+    for (int at = 0; at < k; at += depth, turn.next()) {
+        auto& stage = memory.stage[turn.stage];
+        Mbarrier& full = memory.full[turn.stage];
+        mbarrier_wait(memory.empty[turn.stage], turn.parity ^ 1);
+        mbarrier_arrive_expect(full, static_cast<int>(sizeof stage.x + sizeof stage.w));
+        tma_load(stage.x, x, {at, row, h}, full);
+        if constexpr (k_side_by_side) {
+            tma_load(stage.w, w, {at, column, h}, full);
+        } else {
+#pragma unroll
+            for (int panel = 0; panel < columns / 64; ++panel)
+                tma_load(stage.w + panel * 64 * depth, w, {column + panel * 64, at, h}, full);
+        }
+    }
+}
+
+// One warpgroup's 64 rows of y.
+template <int columns, bool k_side_by_side>
+__device__ void consume(Memory<columns>& memory, float (&sums)[columns / 2], int consumer, int k) {
+    constexpr Form form{.b_is_mn_major = !k_side_by_side};
+    constexpr int w_step = k_side_by_side ? step * 2 : step * 128;  // bytes
+    Turn<columns> turn, before;
+    for (int at = 0; at < k; at += depth, turn.next()) {
+        mbarrier_wait(memory.full[turn.stage], turn.parity);
+        const auto& stage = memory.stage[turn.stage];
+        const Descriptor x = k_major(stage.x + consumer * 64 * depth, wide);
+        const Descriptor w = k_side_by_side ? k_major(stage.w, wide) : mn_major(stage.w, 64 * depth * 2, wide);
+        wgmma_fence();
+#pragma unroll
+        for (int part = 0; part < depth / step; ++part)
+            wgmma<bf16, form>(sums, advanced(x, part * step * 2), advanced(w, part * w_step), at > 0 || part > 0);
+        wgmma_commit();
+        if (at > 0) {  // the products of the stage before are done
+            wgmma_wait<1>();
+            __syncwarp();
+            if (lane_id() == 0) mbarrier_arrive(memory.empty[before.stage]);
+            before.next();
+        }
+    }
+    wgmma_wait<0>();
+    hold(sums);
+}
+
+// Of y in bf16 two neighbours go together where they fall on one address of 4 bytes.
+template <int columns>
+__device__ void store(const Linear& call, const float (&sums)[columns / 2], std::int64_t h, std::int64_t row,
+                      std::int64_t column) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const bool pairs = call.y != nullptr && reinterpret_cast<std::uintptr_t>(call.y) % 4 == 0 &&
+                       call.y_row % 2 == 0 && call.y_head % 2 == 0 && call.N % 2 == 0;
+#pragma unroll
+    for (int i = 0; i < columns / 2; i += 2) {
+        const std::int64_t r = row + wgmma_row(thread, i), n = column + wgmma_column(thread, i);
+        if (r >= call.T || n >= call.N) continue;
+        if (pairs) {
+            auto* two = reinterpret_cast<std::uint32_t*>(call.y + h * call.y_head + r * call.y_row + n);
+            *two = to_bf16(sums[i]).bits | static_cast<std::uint32_t>(to_bf16(sums[i + 1]).bits) << 16;
+        } else {
+            store_y(call, h, r, n, sums[i]);
+            if (n + 1 < call.N) store_y(call, h, r, n + 1, sums[i + 1]);
+        }
+    }
+}
+
+// blocks: T / 128 by N / columns by heads
+template <int columns, bool k_side_by_side>
+__global__ void __launch_bounds__(128 * (1 + consumers), 1)
+    linear_ring(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w,
+                const __grid_constant__ Linear call) {
+    auto& memory = shared<Memory<columns>>();
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < stages<columns>; ++s) {
+            mbarrier_init(memory.full[s], 1);
+            mbarrier_init(memory.empty[s], 4 * consumers);
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    const int row = static_cast<int>(blockIdx.x) * rows, column = static_cast<int>(blockIdx.y) * columns;
+    const int h = static_cast<int>(blockIdx.z), k = static_cast<int>(call.K);
+    const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+    if (warpgroup == 0) {
+        give_back_registers<40>();
+        if (warp_id() == 0 && elect_one()) produce<columns, k_side_by_side>(memory, x, w, row, column, h, k);
+    } else {
+        take_registers<232>();
+        float sums[columns / 2];
+        consume<columns, k_side_by_side>(memory, sums, warpgroup - 1, k);
+        store<columns>(call, sums, h, row + (warpgroup - 1) * 64, column);
+    }
+}
+
+// [heads, outer, inner], inner side by side, in boxes of 64 inner numbers: the swizzle's width.
+TensorMap map_of(const char* name, const bf16* address, std::int64_t inner, std::int64_t outer, std::int64_t heads,
+                 std::int64_t outer_stride, std::int64_t head_stride, int box_outer) {
+    Tiled how;
+    how.element = Element::bf16;
+    how.address = address;
+    how.rank = 3;
+    how.extent[0] = static_cast<std::uint64_t>(inner);
+    how.extent[1] = static_cast<std::uint64_t>(outer);
+    how.extent[2] = static_cast<std::uint64_t>(heads);
+    how.stride[1] = static_cast<std::uint64_t>(outer_stride) * sizeof(bf16);
+    how.stride[2] = static_cast<std::uint64_t>(heads == 1 ? outer_stride : head_stride) * sizeof(bf16);
+    how.box[0] = depth;
+    how.box[1] = static_cast<std::uint32_t>(box_outer);
+    how.box[2] = 1;
+    how.swizzle = wide;
+    return tensor_map(name, how);
+}
+
+template <int columns, bool k_side_by_side>
+void start(const Linear& call) {
+    const TensorMap x = map_of("x", call.x, call.K, call.T, call.heads, call.x_row, call.x_head, rows);
+    const TensorMap w = k_side_by_side
+                            ? map_of("W", call.w, call.K, call.N, call.heads, call.w_n, call.w_head, columns)
+                            : map_of("W", call.w, call.N, call.K, call.heads, call.w_k, call.w_head, depth);
+    launch("linear_ring", linear_ring<columns, k_side_by_side>,
+           {.blocks = blocks_for(call.T, rows),
+            .threads = 128 * (1 + consumers),
+            .shared_bytes = sizeof(Memory<columns>),
+            .stream = call.stream,
+            .blocks_y = blocks_for(call.N, columns),
+            .blocks_z = call.heads},
+           x, w, call);
+}
+
+template <int columns>
+void start(const Linear& call) {
+    return call.w_k == 1 ? start<columns, true>(call) : start<columns, false>(call);
+}
+
+}  // namespace
+
+std::string linear_level_3_declines(const Linear& call) {
+    if (call.w == nullptr) return "W must be bf16";
+    if (call.first_row != nullptr || call.row_of != nullptr) return "rows in groups are gathered at level 2";
+    return linear_level_2_declines(call);
+}
+
+void linear_level_3(const Linear& call) {
+    // The widest tile of which there is one for each multiprocessor; few rows are better spread than multiplied fast.
+    constexpr std::int64_t multiprocessors = 132;
+    const auto blocks = [&](int columns) {
+        return blocks_for(call.T, rows) * blocks_for(call.N, columns) * call.heads;
+    };
+    if (call.N > 128 && blocks(256) >= multiprocessors) return start<256>(call);
+    if (call.N > 64 && blocks(128) >= multiprocessors) return start<128>(call);
+    start<64>(call);
+}
+
+}  // namespace dsa
