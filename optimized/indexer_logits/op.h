@@ -4,7 +4,7 @@
 // level 1  one thread a key: the query's heads in shared memory, float32 products
 // level 2  tensor cores: 128 keys stay in registers while 8 queries pass, a key's heads are summed where they arise
 // level 3  wgmma, with Hopper's sums: a warp brings tiles of keys, two warpgroups score them for 256 heads each
-// level 4  the two warpgroups take turns at the tensor cores
+// level 4  ReLU by a predicate: what is not positive is not added
 #pragma once
 
 #include "optimized/support/call.h"

@@ -23,19 +23,19 @@ inline std::string ring_declines(const IndexerLogits& call) {
     return wgmma_declines(call.hopper_sums, call.q != nullptr, call.H_I, call.D_I);
 }
 
-template <int heads, int row_bytes, bool in_turns>
+template <int heads, int row_bytes, Relu relu>
 void start_ring_of(const IndexerLogits& call) {
     using S = Scores<heads, row_bytes, 256 / heads>;
-    start_logits_ring<S, in_turns>(mapped_rows<S>(call), blocks_for(call.T, 2 * S::queries), call.S, call.stream);
+    start_logits_ring<S, relu>(mapped_rows<S>(call), blocks_for(call.T, 2 * S::queries), call.S, call.stream);
 }
 
-template <bool in_turns>
+template <Relu relu>
 void start_ring(const IndexerLogits& call) {
     if (call.T == 0 || call.S == 0) return;
     const auto start = [&]<int row_bytes>() {
-        if (call.H_I <= 16) return start_ring_of<16, row_bytes, in_turns>(call);
-        if (call.H_I <= 32) return start_ring_of<32, row_bytes, in_turns>(call);
-        start_ring_of<64, row_bytes, in_turns>(call);
+        if (call.H_I <= 16) return start_ring_of<16, row_bytes, relu>(call);
+        if (call.H_I <= 32) return start_ring_of<32, row_bytes, relu>(call);
+        start_ring_of<64, row_bytes, relu>(call);
     };
     if (call.D_I == 64) start.template operator()<64>();
     if (call.D_I == 128) start.template operator()<128>();

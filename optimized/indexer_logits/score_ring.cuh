@@ -18,7 +18,6 @@
 
 #include <cstdint>
 
-#include "optimized/hopper/barrier.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/hopper/tma.h"
 #include "optimized/hopper/warp.h"
@@ -191,32 +190,28 @@ __device__ inline void release(Mbarrier& empty) {
 }
 
 // One warpgroup. take.begin(t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys from s_0 on.
-template <class S, bool in_turns, class Memory, class Problem, class Take>
+template <class S, Relu relu, class Memory, class Problem, class Take>
 __device__ void consume(Memory& memory, const Problem& problem, int consumer, Take& take) {
     constexpr bool share_keys = Problem::consumers_share_keys;
     float dots[S::dots];
-    float half_weights[S::weights];
+    float weights[S::weights];
     Turn<Memory::stages> turn;
     Turn<2> set;
     Walk<S> walk(memory);
     int number = 0;  // of the block's tiles
-    static_assert(share_keys || !in_turns, "consumers take turns tile by tile");
-    if (in_turns && consumer == 1) barrier_arrive(1, 128 * consumers);  // the first turn is consumer 0's
     for (Run run; walk.next(problem, run); set.next()) {
         const int last = static_cast<int>(problem.last_query(run.group));
         const int t_0 =
             min(last, static_cast<int>(problem.first_query(run.group)) + (share_keys ? consumer * S::queries : 0));
         const int t_end = min(last, t_0 + S::queries);
-        bring_half_weights<S>(half_weights, problem, t_0, t_end);
+        bring_weights<S>(weights, problem, t_0, t_end, relu == Relu::by_absolute ? 0.5F : 1.0F);
         take.begin(t_0, t_end);
         mbarrier_wait_local(memory.queries_full[set.stage], set.parity);
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
             if (!share_keys && number++ % consumers != consumer) continue;
             mbarrier_wait_local(memory.full[turn.stage], turn.parity);
-            if (in_turns) barrier_sync(1 + consumer, 128 * consumers);
             begin_dots<S>(dots, memory.stage[turn.stage].keys, queries);
-            if (in_turns) barrier_arrive(2 - consumer, 128 * consumers);
             float scales[S::scores];
 #pragma unroll
             for (int i = 0; i < S::scores; ++i) scales[i] = memory.k_scale[turn.stage][S::row(i)];
@@ -224,14 +219,13 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
             hold(dots);
             release(memory.empty[turn.stage]);
             float scores[S::scores];
-            head_sums<S>(scores, dots, half_weights);
+            head_sums<S, relu>(scores, dots, weights);
 #pragma unroll
             for (int i = 0; i < S::scores; ++i) scores[i] = problem.score(scores[i], scales[i]);
             take(tile * S::keys, scores);
         }
         release(memory.queries_empty[set.stage]);
     }
-    if (in_turns && consumer == 0) barrier_sync(1, 128 * consumers);  // consumer 1's last turn is over
 }
 
 }  // namespace dsa

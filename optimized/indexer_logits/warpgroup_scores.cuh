@@ -2,9 +2,6 @@
 // heads its columns (N). So a thread holds, of 2 keys, the dots of every fourth pair of heads: it takes ReLU, weighs
 // and adds them in its registers, and the 4 threads of a key share out what they join, each ending with other scores.
 //
-// A dot costs two issue slots. ReLU(x) = (x + |x|) / 2: one FADD, on the FMA pipe, exact, and NaN stays NaN. (A
-// maximum runs at half that rate.) The 1/2 is in the weights. The other is the FFMA that weighs and adds.
-//
 // The sums of e4m3 products are Hopper's: fp8_sums of docs/09-conventions.md.
 #pragma once
 
@@ -39,19 +36,27 @@ struct Scores {
     __device__ static bool counts() { return sums >= 4 || lane_id() % 4 < sums; }
 };
 
-// Half the weights of the columns that a thread holds, of queries t_0 ... before t_end; 0 where there is no head.
+// What ReLU costs beside the FFMA that weighs and adds. Both let NaN through, which a maximum would not.
+enum class Relu {
+    by_absolute,   // (x + |x|) / 2: an FADD; the 1/2 is in the weights
+    by_predicate,  // the FFMA is not done where x <= 0: a comparison, which writes a predicate and no register
+};
+
+// The weights of the columns that a thread holds, of queries t_0 ... before t_end, times `factor`; 0 where there is
+// no head.
 template <class S, class Problem>
-__device__ void bring_half_weights(float (&half)[S::weights], const Problem& problem, int t_0, int t_end) {
+__device__ void bring_weights(float (&weights)[S::weights], const Problem& problem, int t_0, int t_end,
+                              float factor) {
     constexpr int steps = S::heads / 8;
     const int first = lane_id() % 4 * 2;
 #pragma unroll
     for (int query = 0; query < S::queries; ++query) {
         const bool is_there = t_0 + query < t_end;
-        const float* weights = problem.weights(is_there ? t_0 + query : t_0) + first;
+        const float* from = problem.weights(is_there ? t_0 + query : t_0) + first;
 #pragma unroll
         for (int i = 0; i < 2 * steps; ++i) {
             const int head = i / 2 * 8 + i % 2;
-            half[query * 2 * steps + i] = is_there && first + head < problem.H_I() ? 0.5F * weights[head] : 0.0F;
+            weights[query * 2 * steps + i] = is_there && first + head < problem.H_I() ? factor * from[head] : 0.0F;
         }
     }
 }
@@ -84,10 +89,10 @@ __device__ void join(float (&v)[n], int flip) {
     }
 }
 
-// sum_j w_j ReLU(dot_j), which key and query: S::row, S::query.
-template <class S>
+// sum_j w_j ReLU(dot_j), of key S::row and query S::query. by_absolute wants half the weights.
+template <class S, Relu relu>
 __device__ void head_sums(float (&scores)[S::scores], const float (&dots)[S::dots],
-                          const float (&half_weights)[S::weights]) {
+                          const float (&weights)[S::weights]) {
     float sums[S::sums] = {};  // [key, query]
     constexpr int steps = S::heads / 8;
     // The next addend of a sum comes after those of all others, so that no addition waits for the one before it.
@@ -100,9 +105,12 @@ __device__ void head_sums(float (&scores)[S::scores], const float (&dots)[S::dot
 #pragma unroll
                 for (int key = 0; key < 2; ++key) {
                     const int j = query * steps + step;
-                    const float dot = dots[4 * j + 2 * key + of_pair];
+                    const float dot = dots[4 * j + 2 * key + of_pair], weight = weights[2 * j + of_pair];
                     float& sum = sums[key * S::queries + query];
-                    sum = fmaf(half_weights[2 * j + of_pair], dot + fabsf(dot), sum);
+                    if constexpr (relu == Relu::by_absolute)
+                        sum = fmaf(weight, dot + fabsf(dot), sum);
+                    else if (!(dot <= 0.0F))
+                        sum = fmaf(weight, dot, sum);
                 }
     join(sums, 1);
     float half[S::sums / 2];

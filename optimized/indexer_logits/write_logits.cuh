@@ -68,7 +68,7 @@ __device__ void write_outside(const Problem& problem, int thread, int threads) {
 
 constexpr int producer_registers = 40, consumer_registers = 232;
 
-template <class S, bool in_turns, class Problem>
+template <class S, Relu relu, class Problem>
 __global__ void __launch_bounds__(ring_threads, 1) logits_ring(__grid_constant__ const Problem problem) {
     auto& memory = shared<RingMemory<S, Problem::consumers_share_keys>>();
     begin_ring<S>(memory, problem);
@@ -81,14 +81,14 @@ __global__ void __launch_bounds__(ring_threads, 1) logits_ring(__grid_constant__
     } else {
         take_registers<consumer_registers>();
         WriteLogits<S, Problem> take{problem};
-        consume<S, in_turns>(memory, problem, warpgroup - 1, take);
+        consume<S, relu>(memory, problem, warpgroup - 1, take);
     }
 }
 
-template <class S, bool in_turns, class Problem>
+template <class S, Relu relu, class Problem>
 void start_logits_ring(const Problem& problem, std::int64_t groups, std::int64_t columns, Stream stream) {
     constexpr std::int64_t multiprocessors = 132;  // an H100's
-    launch("logits_ring", logits_ring<S, in_turns, Problem>,
+    launch("logits_ring", logits_ring<S, relu, Problem>,
            {.blocks = std::min(multiprocessors, groups * blocks_for(columns, S::keys)),
             .threads = ring_threads,
             .shared_bytes = sizeof(RingMemory<S, Problem::consumers_share_keys>),

@@ -1,4 +1,4 @@
-// Level 3. Level 3 of indexer_logits on keys in pages. Bound: bytes; a page is one tensor copy, and a ring of them is
+// Level 3. Level 4 of indexer_logits on keys in pages. Bound: bytes; a page is one tensor copy, and a ring of them is
 // under way while two warpgroups score every second one.
 #include "optimized/indexer_logits/ring_levels.cuh"
 #include "optimized/indexer_logits_paged/mapped_pages.cuh"
@@ -10,7 +10,7 @@ namespace {
 template <int row_bytes, int queries>
 void start(const IndexerLogitsPaged& call) {
     using S = Scores<64, row_bytes, queries>;
-    start_logits_ring<S, false>(mapped_pages<S>(call), call.B, call.P * page_tokens, call.stream);
+    start_logits_ring<S, Relu::by_predicate>(mapped_pages<S>(call), call.B, call.P * page_tokens, call.stream);
 }
 
 template <int row_bytes>

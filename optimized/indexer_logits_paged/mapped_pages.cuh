@@ -1,5 +1,5 @@
-// PagesOfKeys that tensor copies bring: a tile is a page. Where the table names none, the page's number lies outside of
-// the tensor maps: keys come as zeros and scales as NaN, and nothing is read.
+// PagesOfKeys that tensor copies bring: a tile is a page. Where the table names none, the page's number lies outside
+// of the tensor maps: keys come as zeros and scales as NaN, and nothing is read.
 #pragma once
 
 #include "optimized/hopper/tma.h"
@@ -15,9 +15,7 @@ struct MappedPages : PagesOfKeys {
     TensorMap k_map;                                     // [pages, 64, D_I]
     TensorMap scale_map;                                 // [pages, page_bytes / 4] of float32
 
-    __device__ Seen seen(std::int64_t t) const {
-        return {0, static_cast<int>(range(t).end)};
-    }
+    __device__ Seen seen(std::int64_t t) const { return {0, static_cast<int>(range(t).end)}; }
     __device__ int groups() const { return static_cast<int>(call.B); }
     __device__ void bring_queries(void* to, int b, int /*set*/, Mbarrier& full) const {
         tma_load(to, q_map, {0, 0, static_cast<int>(first_query(b))}, full);
@@ -55,7 +53,9 @@ MappedPages<S> mapped_pages(const IndexerLogitsPaged& call) {
     scales.box[0] = page_tokens;
     scales.box[1] = 1;
     scales.nan_outside = true;
-    return {{call}, map_of_queries<S>(call.q, call.B * call.s_q, call.H_I), tensor_map("k_pages", keys),
+    return {{call},
+            map_of_queries<S>(call.q, call.B * call.s_q, call.H_I),
+            tensor_map("k_pages", keys),
             tensor_map("k_pages", scales)};
 }
 

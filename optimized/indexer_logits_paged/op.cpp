@@ -6,12 +6,12 @@
 namespace dsa {
 namespace {
 
-const Ladder<IndexerLogitsPaged> ladder{"indexer_logits_paged",
-                                        {{"one thread a key", indexer_logits_paged_level_1},
-                                         {"tensor cores, a request's queries share the keys",
-                                          indexer_logits_paged_level_2, indexer_logits_paged_level_2_declines},
-                                         {"warp-specialised wgmma", indexer_logits_paged_level_3,
-                                          indexer_logits_paged_level_3_declines}}};
+const Ladder<IndexerLogitsPaged> ladder{
+    "indexer_logits_paged",
+    {{"one thread a key", indexer_logits_paged_level_1},
+     {"tensor cores, a request's queries share the keys", indexer_logits_paged_level_2,
+      indexer_logits_paged_level_2_declines},
+     {"warp-specialised wgmma", indexer_logits_paged_level_3, indexer_logits_paged_level_3_declines}}};
 
 IndexerLogitsPaged read(const dsa_indexer_logits_paged_args& args) {
     const Case about(args.case_json);
