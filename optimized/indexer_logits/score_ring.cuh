@@ -13,7 +13,7 @@
 //     consumers_share_keys            each consumer takes every tile, with its own queries of the group; else every
 //                                     second tile, with the same queries
 //     bring_queries(to, group, full)  S::columns rows for each consumer, or for both
-//     bring_keys(stage, group, tile, full)
+//     bring_keys(keys, scales, group, tile, full)
 #pragma once
 
 #include <cstdint>
@@ -28,17 +28,12 @@ namespace dsa {
 inline constexpr int consumers = 2;
 inline constexpr int ring_threads = 128 * (1 + consumers);
 
-template <class S>
-struct KeyStage {
-    alignas(1024) unsigned char keys[S::keys * S::row_bytes];  // swizzled
-};
-
 template <class S, bool consumers_share_keys>
 struct RingMemory {
     static constexpr int stages = 8;
     static constexpr int query_sets = consumers_share_keys ? consumers : 1;
-    KeyStage<S> stage[stages];
-    alignas(1024) unsigned char queries[2][query_sets][S::columns * S::row_bytes];
+    alignas(1024) unsigned char keys[stages][S::keys * S::row_bytes];               // swizzled
+    alignas(1024) unsigned char queries[2][query_sets][S::columns * S::row_bytes];  // swizzled
     alignas(128) float k_scale[stages][S::keys];
     Mbarrier full[stages], empty[stages], queries_full[2], queries_empty[2];
     std::int64_t of_warp[ring_threads / warp_size];
@@ -178,8 +173,8 @@ __device__ void produce(Memory& memory, const Problem& problem) {
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
             Mbarrier& full = memory.full[turn.stage];
             mbarrier_wait_local(memory.empty[turn.stage], turn.parity ^ 1);
-            mbarrier_arrive_expect(full, static_cast<int>(sizeof(KeyStage<S>) + sizeof memory.k_scale[0]));
-            problem.bring_keys(memory.stage[turn.stage].keys, memory.k_scale[turn.stage], run.group, tile, full);
+            mbarrier_arrive_expect(full, static_cast<int>(sizeof memory.keys[0] + sizeof memory.k_scale[0]));
+            problem.bring_keys(memory.keys[turn.stage], memory.k_scale[turn.stage], run.group, tile, full);
         }
     }
 }
@@ -211,7 +206,7 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
             if (!share_keys && number++ % consumers != consumer) continue;
             mbarrier_wait_local(memory.full[turn.stage], turn.parity);
-            begin_dots<S>(dots, memory.stage[turn.stage].keys, queries);
+            begin_dots<S>(dots, memory.keys[turn.stage], queries);
             float scales[S::scores];
 #pragma unroll
             for (int i = 0; i < S::scores; ++i) scales[i] = memory.k_scale[turn.stage][S::row(i)];
