@@ -22,6 +22,7 @@ import torch
 from touchstone import cases, check
 
 from . import conformance, peers, receipts
+from .check_level import HOPPER_SUMS, OPS_WITH_FP8_SUMS
 from .library import Library
 from .questions import questions
 from .timing import Clock, ceilings
@@ -29,6 +30,7 @@ from .timing import Clock, ceilings
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZER_SECONDS = 120  # of one run
 RERUNS = 20
+PRESET = {"preset": "deepseek-v3.2-exp"}
 
 
 def say(text: str) -> None:
@@ -48,12 +50,13 @@ def checked(op: str, level: int, build: Path, size: str = "small") -> dict:
 
 
 def small_folders(op: str, most: int) -> list[Path]:
-    """Inputs of an op's first small cases, as files."""
+    """Inputs of an op's first small cases, as files; with Hopper's sums, which every level may answer."""
     home = Path(tempfile.mkdtemp(prefix="dsa_device_"))
     folders = []
     for case in cases.choose([op], "small")[:most]:
         folders.append(home / case.name.replace("/", "_"))
-        check.write_inputs(case, case.description() | {"tier": "deployed"}, folders[-1])
+        follows = check.Options(conventions=HOPPER_SUMS if op in OPS_WITH_FP8_SUMS else None)
+        check.write_inputs(case, check.described(case, follows), folders[-1])
     return folders
 
 
@@ -103,7 +106,7 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, wi
         sets = [question.make() for _ in range(2)]
         library.library.dsa_choose_level(level)
         try:
-            calls = [library.call(op, x, question.parameters) for x in sets]
+            calls = [library.call(op, x, question.parameters, PRESET | (HOPPER_SUMS if op in OPS_WITH_FP8_SUMS else {})) for x in sets]
         except RuntimeError as refusal:
             say(f"  {op}, level {level}, {question.shape}: {refusal}")
             continue

@@ -3,6 +3,8 @@
 //
 // level 1  one thread a key: the query's heads in shared memory, float32 products
 // level 2  tensor cores: 128 keys stay in registers while 8 queries pass, a key's heads are summed where they arise
+// level 3  wgmma, with Hopper's sums: a warp brings tiles of keys, two warpgroups score them for 256 heads each
+// level 4  ReLU by a predicate: what is not positive is not added
 #pragma once
 
 #include "optimized/support/call.h"
@@ -22,6 +24,7 @@ struct IndexerLogits {
     std::int64_t T, S;
     int H_I, D_I;
     bool bf16_scores;  // a score is rounded to bf16
+    bool hopper_sums;  // the dots may be added as Hopper's FP8 tensor cores add: fp8_sums
     Stream stream;
 };
 
@@ -31,5 +34,8 @@ void indexer_logits(const IndexerLogits& call);
 void indexer_logits_level_1(const IndexerLogits& call);
 void indexer_logits_level_2(const IndexerLogits& call);
 std::string indexer_logits_level_2_declines(const IndexerLogits& call);
+void indexer_logits_level_3(const IndexerLogits& call);
+std::string indexer_logits_level_3_declines(const IndexerLogits& call);
+void indexer_logits_level_4(const IndexerLogits& call);
 
 }  // namespace dsa

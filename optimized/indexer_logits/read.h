@@ -35,6 +35,7 @@ void read_scoring(const Case& about, Arguments& tensors, const Args& args, Index
     call.H_I = static_cast<int>(tensors.size("H_I"));
     call.D_I = static_cast<int>(tensors.size("D_I"));
     call.bf16_scores = about.conventions().indexer_scores_bf16;
+    call.hopper_sums = about.conventions().hopper_fp8_sums;
     call.stream = args.stream;
 }
 

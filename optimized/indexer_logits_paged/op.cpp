@@ -6,10 +6,12 @@
 namespace dsa {
 namespace {
 
-const Ladder<IndexerLogitsPaged> ladder{"indexer_logits_paged",
-                                        {{"one thread a key", indexer_logits_paged_level_1},
-                                         {"tensor cores, a request's queries share the keys",
-                                          indexer_logits_paged_level_2, indexer_logits_paged_level_2_declines}}};
+const Ladder<IndexerLogitsPaged> ladder{
+    "indexer_logits_paged",
+    {{"one thread a key", indexer_logits_paged_level_1},
+     {"tensor cores, a request's queries share the keys", indexer_logits_paged_level_2,
+      indexer_logits_paged_level_2_declines},
+     {"warp-specialised wgmma", indexer_logits_paged_level_3, indexer_logits_paged_level_3_declines}}};
 
 IndexerLogitsPaged read(const dsa_indexer_logits_paged_args& args) {
     const Case about(args.case_json);
@@ -35,6 +37,7 @@ IndexerLogitsPaged read(const dsa_indexer_logits_paged_args& args) {
     call.weights = tensors.in<float>("weights", args.weights, {"B*s_q", "H_I"});
     call.logits = tensors.out<float>("logits", args.logits, {"B*s_q", "P*64"});
     call.bf16_scores = about.conventions().indexer_scores_bf16;
+    call.hopper_sums = about.conventions().hopper_fp8_sums;
     call.stream = args.stream;
     return call;
 }

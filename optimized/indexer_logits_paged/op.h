@@ -7,6 +7,7 @@
 //
 // level 1  one thread a key
 // level 2  tensor cores: a request's queries share the keys, which stay in registers
+// level 3  wgmma, with Hopper's sums: a warp brings pages, two warpgroups score every second one
 #pragma once
 
 #include "optimized/support/call.h"
@@ -22,12 +23,14 @@ struct IndexerLogitsPaged {
     float* logits;                     // [B s_q, 64 P]
     std::int64_t B, s_q, pages, P;
     int H_I, D_I;
-    bool bf16_scores;
+    bool bf16_scores, hopper_sums;
     Stream stream;
 };
 
 void indexer_logits_paged_level_1(const IndexerLogitsPaged& call);
 void indexer_logits_paged_level_2(const IndexerLogitsPaged& call);
 std::string indexer_logits_paged_level_2_declines(const IndexerLogitsPaged& call);
+void indexer_logits_paged_level_3(const IndexerLogitsPaged& call);
+std::string indexer_logits_paged_level_3_declines(const IndexerLogitsPaged& call);
 
 }  // namespace dsa

@@ -49,11 +49,8 @@ void set(Conventions& c, const std::string& name, const json& value) {
         return choose<bool>(value, name, {{"bf16", true}, {"float32", false}}, c.weights_proj_bf16);
     if (name == "indexer_scores")
         return choose<bool>(value, name, {{"bf16", true}, {"float32", false}}, c.indexer_scores_bf16);
-    if (name == "fp8_sums") {
-        // Every level adds in float32 today, which either answer allows.
-        bool hopper = false;
-        return choose<bool>(value, name, {{"hopper", true}, {"float32", false}}, hopper);
-    }
+    if (name == "fp8_sums")
+        return choose<bool>(value, name, {{"hopper", true}, {"float32", false}}, c.hopper_fp8_sums);
     if (name == "kv_latent_fp8") return choose(value, name, c.kv_latent_fp8);
     if (name == "kv_quantizer") return choose(value, name, quantizers, c.kv_quantizer);
     if (name == "gate_bias") return choose(value, name, c.gate_bias);

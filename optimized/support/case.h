@@ -20,6 +20,7 @@ struct Conventions {
     bool ue8m0 = true;  // scale_format
     bool weights_proj_bf16 = true;
     bool indexer_scores_bf16 = false;
+    bool hopper_fp8_sums = false;  // fp8_sums
     bool kv_latent_fp8 = false;
     Quantizer kv_quantizer = Quantizer::flashmla;
     bool gate_bias = true;

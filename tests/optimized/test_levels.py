@@ -13,6 +13,7 @@ from touchstone.plugins import Limits, Worker
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+from optimized.bench.check_level import checked  # noqa: E402
 from optimized.bench.receipts import ladders  # noqa: E402
 
 BUILD = REPOSITORY / "build"
@@ -34,7 +35,7 @@ def test_a_level_is_right(op, level, monkeypatch):
     worker = Worker("lib", str(BUILD / "libdsa_simulated.so"), Limits(seconds=300))
     options = check.Options(private=0, runs=1)
     try:
-        results = [check.check_case(case, worker.run, options) for case in cases.choose([op], "small")]
+        results = [checked(case, worker.run, options) for case in cases.choose([op], "small")]
     finally:
         worker.close()
     bad = [f"{r.case.name}: {r.state}, {r.sentence}" for r in results if r.state not in ("right", "not implemented")]

@@ -86,6 +86,26 @@ __global__ void fold(const int* x, int* y) {
     if (elect_one()) y[64] = 1;
 }
 
+// Warp 0 writes, one lane of it arrives for all, warp 1 waits and reads: __syncwarp orders the lanes' writes before
+// the arrival. compute-sanitizer's racecheck calls this a race if it does not follow that.
+__global__ void arrive_for_the_warp(const unsigned char* x, unsigned char* y) {
+    Bytes512& memory = shared<Bytes512>();
+    const int lane = lane_id();
+    if (threadIdx.x == 0) {
+        mbarrier_init(memory.full, 1);
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        for (int i = lane; i < 512; i += 32) memory.bytes[i] = x[i];
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive(memory.full);
+    } else {
+        mbarrier_wait(memory.full, 0);
+        for (int i = lane; i < 512; i += 32) y[i] = memory.bytes[511 - i];
+    }
+}
+
 std::vector<unsigned char> some_bytes(int count) {
     std::vector<unsigned char> bytes;
     for (int i = 0; i < count; ++i) bytes.push_back(static_cast<unsigned char>(i * 11 + i / 16 * 5 + 1));
@@ -118,6 +138,13 @@ void add_matrices(const std::string& name) {
                                  const OnDevice<unsigned char> x(some_bytes(512)), y(std::size_t{1024});
                                  launch("copy_small", copy_small,
                                         {.blocks = 1, .threads = 32, .shared_bytes = sizeof(Bytes512)},
+                                        static_cast<const unsigned char*>(x.data()), y.data());
+                                 return y.bytes();
+                             }});
+    experiments().push_back({"arrival_for_a_warp", [] {
+                                 const OnDevice<unsigned char> x(some_bytes(512)), y(std::size_t{512});
+                                 launch("arrive_for_the_warp", arrive_for_the_warp,
+                                        {.blocks = 1, .threads = 64, .shared_bytes = sizeof(Bytes512)},
                                         static_cast<const unsigned char*>(x.data()), y.data());
                                  return y.bytes();
                              }});

@@ -1,0 +1,61 @@
+// RowsOfKeys that tensor copies bring: a group are the queries of both consumers.
+#pragma once
+
+#include "optimized/hopper/tma.h"
+#include "optimized/indexer_logits/warpgroup_scores.cuh"
+
+namespace dsa {
+
+template <class S>
+struct MappedRows : RowsOfKeys<e4m3> {
+    static constexpr bool consumers_share_keys = true;
+    TensorMap q_map;      // [T, H_I, D_I]
+    TensorMap k_map;      // [S, D_I]
+    TensorMap scale_map;  // [S]
+
+    __device__ Seen seen(std::int64_t t) const {
+        return {max(call.start[t], 0), min(call.end[t], static_cast<int>(call.S))};
+    }
+    __device__ int groups() const { return static_cast<int>((call.T + queries_at_once - 1) / queries_at_once); }
+    __device__ void bring_queries(void* to, int group, int set, Mbarrier& full) const {
+        tma_load(to, q_map, {0, 0, static_cast<int>(first_query(group)) + set * S::queries}, full);
+    }
+    __device__ void bring_keys(void* keys, float* scales, int /*group*/, int tile, Mbarrier& full) const {
+        const int s = tile * S::keys;
+        tma_load(keys, k_map, {0, s}, full);
+        tma_load(scales, scale_map, {s}, full);
+    }
+};
+
+// Queries [rows, H_I, D_I], so many at once, their heads filled up with zeros.
+template <class S>
+TensorMap map_of_queries(const e4m3* q, std::int64_t rows, int H_I) {
+    Tiled how;
+    how.address = q;
+    how.rank = 3;
+    how.extent[0] = S::row_bytes;
+    how.extent[1] = static_cast<std::uint64_t>(H_I);
+    how.extent[2] = static_cast<std::uint64_t>(rows);
+    how.stride[1] = S::row_bytes;
+    how.stride[2] = static_cast<std::uint64_t>(H_I) * S::row_bytes;
+    how.box[0] = S::row_bytes;
+    how.box[1] = S::heads;
+    how.box[2] = S::queries;
+    how.swizzle = S::swizzle;
+    return tensor_map("q", how);
+}
+
+template <class S>
+MappedRows<S> mapped_rows(const IndexerLogits& call) {
+    Tiled scales;
+    scales.element = Element::float32;
+    scales.address = call.k_scale;
+    scales.rank = 1;
+    scales.extent[0] = static_cast<std::uint64_t>(call.S);
+    scales.box[0] = S::keys;
+    return {rows_of_e4m3(call, 2 * S::queries), map_of_queries<S>(call.q, call.T, call.H_I),
+            matrix_map("k", call.k, call.S, S::row_bytes, S::row_bytes, S::keys, S::row_bytes, S::swizzle),
+            tensor_map("k_scale", scales)};
+}
+
+}  // namespace dsa
