@@ -6,9 +6,12 @@
 namespace dsa {
 namespace {
 
-const Ladder<TopK> ladder{
-    "top_k",
-    {{"4 digits of 8 bits along the row", top_k_level_1}, {"11 bits a digit, survivors on chip", top_k_level_2}}};
+const Ladder<TopK> ladder{"top_k",
+                          {{"4 digits of 8 bits along the row", top_k_level_1},
+                           {"11 bits a digit, survivors on chip", top_k_level_2},
+                           {"the row in registers", top_k_level_3, top_k_level_3_declines},
+                           {"a cluster shares a row", top_k_level_4, top_k_level_4_declines},
+                           {"candidates above a sample", top_k_level_5, top_k_level_5_declines}}};
 
 TopK read(const dsa_top_k_args& args) {
     const Case about(args.case_json);
