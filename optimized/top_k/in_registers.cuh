@@ -25,10 +25,10 @@ struct Alone {
     __device__ int rank() const { return 0; }
     __device__ int size() const { return 1; }
     __device__ void sync() const { __syncthreads(); }
-    __device__ void has_read() const {}
-    __device__ void wait_for_readers() const {}
+    __device__ void say() const {}
+    __device__ void wait_for_all() const {}
     template <class T>
-    __device__ const T& of(T& mine, int) const {
+    __device__ T& of(T& mine, int) const {
         return mine;
     }
 };
@@ -37,11 +37,12 @@ struct Together {
     __device__ int rank() const { return cluster_rank(); }
     __device__ int size() const { return cluster_size(); }
     __device__ void sync() const { cluster_sync(); }
-    // A block that ends takes its shared memory with it.
-    __device__ void has_read() const { cluster_arrive(); }
-    __device__ void wait_for_readers() const { cluster_wait(); }
+    // Nobody may reach into a block that has not begun, or has ended: at both ends a block says that it is there, or
+    // that it has reached into others for the last time, and waits later until all have said so.
+    __device__ void say() const { cluster_arrive(); }
+    __device__ void wait_for_all() const { cluster_wait(); }
     template <class T>
-    __device__ const T& of(T& mine, int rank) const {
+    __device__ T& of(T& mine, int rank) const {
         return *of_block(&mine, rank);
     }
 };
@@ -53,9 +54,10 @@ inline constexpr int sums_of_bins = bins / bins_of_a_sum;
 // The bits below each digit.
 __device__ constexpr int shift_of(int digit) { return digit == 0 ? 21 : digit == 1 ? 10 : 0; }
 
+template <int most_blocks>
 struct alignas(16) Histogram {
     std::uint32_t bins[dsa::bins];
-    std::uint32_t sums[sums_of_bins];
+    std::uint32_t sums[most_blocks][sums_of_bins];  // of every block
 };
 
 // Where the k-th best is: among the keys from low to high, of which there are `inside`, and `wanted` are chosen.
@@ -64,13 +66,15 @@ struct Place {
     std::uint32_t above_before, inside_before;  // of blocks before this one: keys above, keys inside
 };
 
+template <int most_blocks>
 struct HoldingShared {
-    Histogram histograms[digits];
-    std::int32_t first_nan;  // of this block
+    Histogram<most_blocks> histograms[digits];
     struct {
         Place place;
         std::int32_t first_nan;  // of the row
     } found;
+    std::int32_t first_nan;  // of this block
+    std::int32_t first_nans[most_blocks];
     std::uint32_t before_warp[2][holding_warps];
 };
 
@@ -150,55 +154,59 @@ __device__ inline std::uint32_t sum_of_lanes_before(std::uint32_t value) {
 
 // One number of every block: the sum of all, and of those before this block.
 struct OfBlocks {
-    std::uint32_t all = 0, before = 0;
+    std::uint32_t all, before;
 };
-template <class Group>
-__device__ OfBlocks over_blocks(const Group& group, std::uint32_t& mine) {
-    OfBlocks sum;
-#pragma unroll
-    for (int r = 0; r < Group::most; ++r) {
-        if (r >= group.size()) continue;
-        const std::uint32_t value = group.of(mine, r);
-        sum.all += value;
-        if (r < group.rank()) sum.before += value;
-    }
-    return sum;
-}
 
 // One warp looks for the wanted-th best among 32 counts, the best ones in lane 0. True: `place` now tells of the
 // count in which it lies, and `lane` whose that is. False: all of them are above it.
 template <class Group>
-__device__ bool lies_in(const Group& group, std::uint32_t& count, Place& place, int& lane) {
-    const OfBlocks mine = over_blocks(group, count);
+__device__ bool lies_in(const Group&, const OfBlocks& mine, Place& place, int& lane) {
     const std::uint32_t above = sum_of_lanes_before(mine.all);
     const std::uint32_t votes = __ballot_sync(all_lanes, above < place.wanted && place.wanted <= above + mine.all);
     lane = votes == 0 ? warp_size : __ffs(votes) - 1;
-    place.above_before += redux_add(lane_id() < lane ? mine.before : 0U);
-    place.wanted -= redux_add(lane_id() < lane ? mine.all : 0U);
-    if (votes == 0) return false;
+    if constexpr (Group::most > 1) place.above_before += redux_add(lane_id() < lane ? mine.before : 0U);
+    if (votes == 0) {
+        place.wanted -= __shfl_sync(all_lanes, above + mine.all, warp_size - 1);
+        return false;
+    }
+    place.wanted -= __shfl_sync(all_lanes, above, lane);
     place.inside = __shfl_sync(all_lanes, mine.all, lane);
-    place.inside_before = __shfl_sync(all_lanes, mine.before, lane);
+    if constexpr (Group::most > 1) place.inside_before = __shfl_sync(all_lanes, mine.before, lane);
     return true;
 }
 
 // One warp narrows the place by a digit that all blocks have counted, with `shift` bits below it.
 template <class Group>
-__device__ Place narrowed(const Group& group, Histogram& histogram, Place place, int shift) {
+__device__ Place narrowed(const Group& group, Histogram<Group::most>& histogram, Place place, int shift) {
+    const auto of_blocks = [&](auto of) {
+        OfBlocks sum{0, 0};
+        std::uint32_t values[Group::most];
+#pragma unroll
+        for (int r = 0; r < Group::most; ++r) values[r] = of(min(r, group.size() - 1));
+#pragma unroll
+        for (int r = 0; r < Group::most; ++r) {
+            if (r < group.size()) sum.all += values[r];
+            if (r < group.rank()) sum.before += values[r];
+        }
+        return sum;
+    };
     int lane, sum = sums_of_bins - 1;
-    while (!lies_in(group, histogram.sums[sum - lane_id()], place, lane)) sum -= warp_size;
+    const auto sum_of = [&](int r) { return histogram.sums[r][sum - lane_id()]; };
+    while (!lies_in(group, of_blocks(sum_of), place, lane)) sum -= warp_size;
     int bin = (sum - lane) * bins_of_a_sum + bins_of_a_sum - 1;
-    lies_in(group, histogram.bins[bin - lane_id()], place, lane);
+    lies_in(group, of_blocks([&](int r) { return group.of(histogram.bins[bin - lane_id()], r); }), place, lane);
     bin -= lane;
     place.low += static_cast<std::uint32_t>(bin) << shift;
     place.high = place.low + ((1U << shift) - 1);
     return place;
 }
 
-// Sums of the neighbours in a histogram that the block has counted.
-__device__ inline void sum_bins(Histogram& histogram) {
+// Sums of the neighbours in a histogram that the block has counted, to all blocks.
+template <class Group>
+__device__ void sum_bins(const Group& group, Histogram<Group::most>& histogram) {
     for (int i = warp_id(); i < sums_of_bins; i += holding_warps) {
         const std::uint32_t sum = redux_add(histogram.bins[i * bins_of_a_sum + lane_id()]);
-        if (lane_id() == 0) histogram.sums[i] = sum;
+        if (lane_id() < group.size()) group.of(histogram.sums[group.rank()][i], lane_id()) = sum;
     }
 }
 
@@ -236,18 +244,19 @@ __device__ void in_order(std::uint32_t chosen, std::uint32_t (&before_warp)[hold
 }
 
 template <int pieces>
-__device__ void tell_first_nan(HoldingShared& memory, const RowOfScores& row, const Held<pieces>& held) {
+__device__ void tell_first_nan(std::int32_t& first_nan, const RowOfScores& row, const Held<pieces>& held) {
 #pragma unroll
     for (int i = 0; i < held.count; ++i) {
         const std::int32_t at = held.first + held.offset(i);
         if (held.keys[i] != 0 && is_nan(row.scores[at]))
-            atomicMin(&memory.first_nan, static_cast<std::int32_t>(row.begin) + at);
+            atomicMin(&first_nan, static_cast<std::int32_t>(row.begin) + at);
     }
 }
 
 // The keys that a digit of the place's covers.
-template <int pieces>
-__device__ void count_digit(Histogram& histogram, const Held<pieces>& held, const Place& place, int digit) {
+template <int most_blocks, int pieces>
+__device__ void count_digit(Histogram<most_blocks>& histogram, const Held<pieces>& held, const Place& place,
+                            int digit) {
 #pragma unroll
     for (int i = 0; i < held.count; ++i) {
         const std::uint32_t from_low = held.keys[i] - place.low;
@@ -257,8 +266,8 @@ __device__ void count_digit(Histogram& histogram, const Held<pieces>& held, cons
 }
 
 // A bit for each of the thread's keys that are chosen. Where only some of the equal ones are, those are the first.
-template <int pieces>
-__device__ std::uint32_t chosen_of(HoldingShared& memory, const Held<pieces>& held, const Place& place) {
+template <int most_blocks, int pieces>
+__device__ std::uint32_t chosen_of(HoldingShared<most_blocks>& memory, const Held<pieces>& held, const Place& place) {
     std::uint32_t above = 0, inside = 0;
 #pragma unroll
     for (int i = 0; i < held.count; ++i) {
@@ -276,7 +285,8 @@ __device__ std::uint32_t chosen_of(HoldingShared& memory, const Held<pieces>& he
 // The row's answer. All threads of all its blocks come.
 template <int pieces, class Group>
 __device__ void select_held(const TopK& call, std::int64_t t, const Group& group) {
-    auto& memory = shared<HoldingShared>();
+    auto& memory = shared<HoldingShared<Group::most>>();
+    group.say();
     const RowOfScores row = row_of(call, t);
     std::int32_t* indices = call.indices + t * call.k;  // [k]
     const bool chooses = row.count > call.k;
@@ -286,7 +296,7 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
         memory.histograms[i / bins].bins[i % bins] = 0;
     if (threadIdx.x == 0) memory.first_nan = no_position;
     __syncthreads();
-    if (has_nan && !call.nan_as_minus_infinity) tell_first_nan(memory, row, held);
+    if (has_nan && !call.nan_as_minus_infinity) tell_first_nan(memory.first_nan, row, held);
     Place place{.low = 0,
                 .high = ~0U,
                 .wanted = static_cast<std::uint32_t>(call.k),
@@ -295,13 +305,18 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
                 .inside_before = 0};
     std::int32_t first_nan = no_position;
     for (int digit = 0; digit < digits; ++digit) {
-        Histogram& histogram = memory.histograms[digit];
+        Histogram<Group::most>& histogram = memory.histograms[digit];
         if (chooses) count_digit(histogram, held, place, digit);
         __syncthreads();
-        sum_bins(histogram);
+        if (digit == 0) {
+            group.wait_for_all();
+            const auto r = static_cast<int>(threadIdx.x);
+            if (r < group.size()) group.of(memory.first_nans[group.rank()], r) = memory.first_nan;
+        }
+        sum_bins(group, histogram);
         group.sync();
         if (warp_id() == 0) {
-            if (digit == 0) first_nan = redux_min(group.of(memory.first_nan, lane_id() % group.size()));
+            if (digit == 0) first_nan = redux_min(memory.first_nans[lane_id() % group.size()]);
             if (chooses) place = narrowed(group, histogram, place, shift_of(digit));
             if (lane_id() == 0) memory.found = {place, first_nan};
         }
@@ -310,7 +325,7 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
         first_nan = memory.found.first_nan;
         if (!chooses || first_nan != no_position || place.inside == place.wanted) break;
     }
-    group.has_read();
+    group.say();
     if (first_nan != no_position) {
         if (group.rank() == 0) tell_nan(indices, call.k, first_nan);
     } else if (chooses) {
@@ -327,7 +342,7 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
         }
         if (group.rank() == 0) leave_unused(indices, row.count, call.k);
     }
-    group.wait_for_readers();
+    group.wait_for_all();
 }
 
 // A row of S scores fits if it also does where it begins off a load's 16 bytes.

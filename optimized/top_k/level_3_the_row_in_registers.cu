@@ -14,10 +14,12 @@ __global__ void __launch_bounds__(holding_threads, pieces < most_pieces ? 3 : 2)
 
 template <int pieces>
 void start(const TopK& call) {
-    launch(
-        "top_k_in_registers", top_k_in_registers<pieces>,
-        {.blocks = call.T, .threads = holding_threads, .shared_bytes = sizeof(HoldingShared), .stream = call.stream},
-        call);
+    launch("top_k_in_registers", top_k_in_registers<pieces>,
+           {.blocks = call.T,
+            .threads = holding_threads,
+            .shared_bytes = sizeof(HoldingShared<Alone::most>),
+            .stream = call.stream},
+           call);
 }
 
 }  // namespace

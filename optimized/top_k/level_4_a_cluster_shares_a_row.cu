@@ -18,7 +18,7 @@ void start(const TopK& call, int blocks) {
     launch("top_k_shared_row", top_k_shared_row<pieces>,
            {.blocks = call.T * blocks,
             .threads = holding_threads,
-            .shared_bytes = sizeof(HoldingShared),
+            .shared_bytes = sizeof(HoldingShared<Together::most>),
             .stream = call.stream,
             .cluster = blocks},
            call);

@@ -16,9 +16,10 @@ constexpr int sampled = 8;  // scores a thread
 constexpr int sample_pieces = sampled / scores_of_a_load;
 
 struct Shared {
-    std::uint32_t keys[room];
+    std::uint32_t keys[room];  // of newcomers, the bits of their scores
     std::int32_t positions[room];
-    Histogram histogram;
+    std::int32_t best[most_k];
+    Histogram<1> histogram;
     Place place;
     std::uint32_t of_warps[2][holding_warps];
     std::uint32_t sums[32];
@@ -64,7 +65,7 @@ __device__ Place narrowed_to(Shared& memory, Place place, int most_digits, Each 
             if (from_low <= place.high - place.low) atomicAdd(&memory.histogram.bins[from_low >> shift], 1U);
         });
         __syncthreads();
-        sum_bins(memory.histogram);
+        sum_bins(Alone{}, memory.histogram);
         __syncthreads();
         if (warp_id() == 0) {
             place = narrowed(Alone{}, memory.histogram, place, shift);
@@ -76,19 +77,49 @@ __device__ Place narrowed_to(Shared& memory, Place place, int most_digits, Each 
     return place;
 }
 
-// Where the k-th best of the list is. All keys are at least `low`.
-__device__ Place kth_of_list(Shared& memory, std::uint32_t count, std::uint32_t k, std::uint32_t low) {
-    const auto each = [&](auto see) {
-        for (std::uint32_t i = threadIdx.x; i < count; i += holding_threads) see(memory.keys[i]);
-    };
+// What a block knows of its row while that passes by.
+struct Stream {
+    float threshold;
+    std::uint32_t low;   // all keys that exceed the threshold are at least this
+    std::uint32_t kept;  // candidates in the list
+    std::uint32_t old;   // of those, the first ones have keys; the newcomers after them have scores
+    bool is_guess;       // the threshold is one, not the k-th best so far
+};
+
+// All keys from `low` on. The float below 0's key is a NaN, which every score exceeds.
+__device__ Stream above(std::uint32_t low) {
+    return {.threshold = just_below(low), .low = low, .kept = 0, .old = 0, .is_guess = low != 0};
+}
+
+// Newcomers get their keys, and it becomes known whether one of them is NaN, and the largest key. All threads come,
+// after a barrier.
+__device__ void count_in(Shared& memory, Stream& stream) {
     std::uint32_t largest = 0;
-    each([&](std::uint32_t key) { largest = max(largest, key); });
+    for (std::uint32_t i = threadIdx.x; i < stream.kept; i += holding_threads) {
+        if (i >= stream.old) {
+            const float score = __uint_as_float(memory.keys[i]);
+            if (is_nan(score)) atomicMin(&memory.first_nan, memory.positions[i]);
+            memory.keys[i] = key_of(score);
+        }
+        largest = max(largest, memory.keys[i]);
+    }
     largest = redux_max(largest);
     if (lane_id() == 0) atomicMax(&memory.largest, largest);
+    stream.old = stream.kept;
     __syncthreads();
-    const Place all{
-        .low = low, .high = memory.largest, .wanted = k, .inside = count, .above_before = 0, .inside_before = 0};
-    return narrowed_to(memory, all, digits + 1, each);
+}
+
+// Where the k-th best of the list is, after count_in.
+__device__ Place kth_of_list(Shared& memory, const Stream& stream, std::uint32_t k) {
+    const Place all{.low = stream.low,
+                    .high = memory.largest,
+                    .wanted = k,
+                    .inside = stream.kept,
+                    .above_before = 0,
+                    .inside_before = 0};
+    return narrowed_to(memory, all, digits + 1, [&](auto see) {
+        for (std::uint32_t i = threadIdx.x; i < stream.kept; i += holding_threads) see(memory.keys[i]);
+    });
 }
 
 // A key that, going by a sample, a few more than k of the row reach; 0 where a sample tells nothing.
@@ -97,12 +128,15 @@ __device__ std::uint32_t guess(Shared& memory, const RowOfScores& row, std::uint
     if (row.count <= room) return 0;
     const auto lead =
         static_cast<std::int32_t>(reinterpret_cast<std::uintptr_t>(row.scores) % sizeof(FourScores) / sizeof(float));
-    const std::int64_t all_pieces = (lead + row.count) / scores_of_a_load;
+    // 64 bytes at once, as the memory gives them, by 4 threads.
+    constexpr int together = 4;
+    const std::int64_t groups = (lead + row.count) / (together * scores_of_a_load);
     std::uint32_t keys[sampled];
 #pragma unroll
     for (int j = 0; j < sample_pieces; ++j) {
+        const int nth = (j * holding_threads + static_cast<int>(threadIdx.x)) / together;
         const std::int64_t piece =
-            all_pieces * (j * holding_threads + static_cast<int>(threadIdx.x)) / (count / scores_of_a_load);
+            groups * nth / (count / scores_of_a_load / together) * together + threadIdx.x % together;
         const std::int64_t at = max(piece, std::int64_t{lead > 0}) * scores_of_a_load - lead;
         const FourScores scores = *reinterpret_cast<const FourScores*>(row.scores + at);
 #pragma unroll
@@ -120,23 +154,11 @@ __device__ std::uint32_t guess(Shared& memory, const RowOfScores& row, std::uint
     return place.low;
 }
 
-// What a block knows of its row while that passes by.
-struct Stream {
-    float threshold;
-    std::uint32_t low;   // all keys that exceed the threshold are at least this
-    std::uint32_t kept;  // candidates in the list
-    bool was_cut;        // then the threshold is the k-th best so far, no guess
-};
-
-// All keys from `low` on. The float below 0's key is a NaN, which every score exceeds.
-__device__ Stream above(std::uint32_t low) {
-    return {.threshold = just_below(low), .low = low, .kept = 0, .was_cut = false};
-}
-
 // The k best of the list stay.
 __device__ void cut(Shared& memory, Stream& stream, std::uint32_t k) {
     __syncthreads();
-    const Place place = kth_of_list(memory, stream.kept, k, stream.low);
+    count_in(memory, stream);
+    const Place place = kth_of_list(memory, stream, k);
     // put_best wants a key: of several that are all wanted, the lowest, with those above it.
     std::uint32_t lowest = place.low;
     std::uint32_t wanted = place.wanted;
@@ -153,7 +175,8 @@ __device__ void cut(Shared& memory, Stream& stream, std::uint32_t k) {
     stream = {.threshold = place.low != place.high ? just_below(place.low) : score_of(place.low),
               .low = place.low,
               .kept = k,
-              .was_cut = true};
+              .old = k,
+              .is_guess = false};
     if (threadIdx.x == 0) memory.largest = 0;
     __syncthreads();
 }
@@ -164,12 +187,6 @@ struct Tile {
     std::int32_t first;
 
     __device__ float score(int i) const { return scores[i / scores_of_a_load].v[i % scores_of_a_load]; }
-    __device__ void let_nan_be_minus_infinity() {
-        constexpr std::uint32_t of_minus_infinity = 0x007fffffU;
-#pragma unroll
-        for (int i = 0; i < pieces * scores_of_a_load; ++i)
-            if (is_nan(score(i))) scores[i / scores_of_a_load].v[i % scores_of_a_load] = score_of(of_minus_infinity);
-    }
     __device__ std::uint32_t exceeding(float threshold) const {
         std::uint32_t found = 0;
 #pragma unroll
@@ -207,29 +224,27 @@ __device__ void append(Shared& memory, const RowOfScores& row, const Tile& mine,
         for (int i = j * scores_of_a_load; i < (j + 1) * scores_of_a_load; ++i) {
             if ((chosen >> i & 1) == 0) continue;
             const auto position = static_cast<std::int32_t>(row.begin) + mine.first + Held<pieces>::offset(i);
-            if (is_nan(mine.score(i))) atomicMin(&memory.first_nan, position);
-            memory.keys[own] = key_of(mine.score(i));
+            memory.keys[own] = __float_as_uint(mine.score(i));
             memory.positions[own++] = position;
         }
         slot += counts.all >> j * 8 & 0xffU;
     }
 }
 
-__device__ Tile load_tile(const TopK& call, const RowOfScores& row, std::int32_t first) {
+__device__ Tile load_tile(const RowOfScores& row, std::int32_t first) {
     Tile mine;
     mine.first = first;
     mine.exists = load(row, first, mine.scores);
-    if (call.nan_as_minus_infinity) mine.let_nan_be_minus_infinity();
     return mine;
 }
 
 // A tile that does not fit into the list: loaded again warp by warp, and cut where that is needed.
-__device__ void append_slowly(Shared& memory, const TopK& call, const RowOfScores& row, std::int32_t first,
+__device__ void append_slowly(Shared& memory, std::uint32_t k, const RowOfScores& row, std::int32_t first,
                               const std::uint32_t (&of_warps)[holding_warps], Stream& stream) {
     for (int w = 0; w < holding_warps; ++w) {
-        if (stream.kept + of_warps[w] > room) cut(memory, stream, static_cast<std::uint32_t>(call.k));
+        if (stream.kept + of_warps[w] > room) cut(memory, stream, k);
         if (warp_id() == w) {
-            const Tile mine = load_tile(call, row, first);
+            const Tile mine = load_tile(row, first);
             const std::uint32_t chosen = mine.exceeding(stream.threshold);
             const Counts counts(chosen);
             append(memory, row, mine, chosen, counts, stream.kept);
@@ -242,29 +257,13 @@ __device__ void append_slowly(Shared& memory, const TopK& call, const RowOfScore
 }
 
 // The row passes by; what exceeds the threshold is in the list.
-template <bool ahead>
-__device__ void pass_by(Shared& memory, const TopK& call, const RowOfScores& row, std::int32_t first,
-                        Stream& stream) {
+__device__ void pass_by(Shared& memory, std::uint32_t k, const RowOfScores& row, std::int32_t first, Stream& stream) {
     int parity = 0;
     const auto end = static_cast<std::int32_t>(row.count) + scores_of_a_load - 1;
-    Tile next;
-    if (ahead) {
-        next.first = first;
-        next.exists = load(row, first, next.scores);
-    }
+    Tile next = load_tile(row, first);
     for (std::int32_t begin = 0; begin < end; begin += tile, first += tile, parity ^= 1) {
-        Tile mine;
-        if (ahead)
-            mine = next;
-        else {
-            mine.first = first;
-            mine.exists = load(row, first, mine.scores);
-        }
-        if (ahead) {
-            next.first = first + tile;
-            next.exists = load(row, first + tile, next.scores);
-        }
-        if (call.nan_as_minus_infinity) mine.let_nan_be_minus_infinity();
+        const Tile mine = next;
+        next = load_tile(row, first + tile);
         const std::uint32_t chosen = mine.exceeding(stream.threshold);
         const Counts counts(chosen);
         std::uint32_t(&of_warps)[holding_warps] = memory.of_warps[parity];
@@ -277,18 +276,17 @@ __device__ void pass_by(Shared& memory, const TopK& call, const RowOfScores& row
             append(memory, row, mine, chosen, counts, stream.kept + before);
             stream.kept += all;
         } else {
-            append_slowly(memory, call, row, first, of_warps, stream);
-            if (ahead) {
-                next.first = first + tile;
-                next.exists = load(row, first + tile, next.scores);
-            }
+            append_slowly(memory, k, row, first, of_warps, stream);
+            next = load_tile(row, first + tile);
         }
     }
     __syncthreads();
 }
 
-// The list's k best, a stretch of neighbours a thread.
-__device__ void put_list(Shared& memory, std::int32_t* indices, std::uint32_t count, const Place& place) {
+// The list's k best, a stretch of neighbours a thread. They meet in shared memory first, so that they leave in whole
+// lines.
+__device__ void put_list(Shared& memory, std::int32_t* indices, std::uint32_t count, std::uint32_t k,
+                         const Place& place) {
     constexpr int half = 16;
     const std::uint32_t own = (count + holding_threads - 1) / holding_threads | 1;  // odd: no bank conflicts
     const std::uint32_t from = min(threadIdx.x * own, count), to = min(from + own, count);
@@ -304,14 +302,15 @@ __device__ void put_list(Shared& memory, std::int32_t* indices, std::uint32_t co
         const bool is_above = key > place.high;
         const bool is_inside = !is_above && key >= place.low;
         if (is_above || (is_inside && inside < place.wanted))
-            indices[above + min(inside, place.wanted)] = memory.positions[i];
+            memory.best[above + min(inside, place.wanted)] = memory.positions[i];
         above += is_above ? 1 : 0;
         inside += is_inside ? 1 : 0;
     }
+    __syncthreads();
+    for (std::uint32_t i = threadIdx.x; i < k; i += holding_threads) indices[i] = memory.best[i];
 }
 
-template <bool ahead>
-__global__ void __launch_bounds__(holding_threads, ahead ? 2 : 3) top_k_sampled(__grid_constant__ const TopK call) {
+__global__ void __launch_bounds__(holding_threads, 2) top_k_sampled(__grid_constant__ const TopK call) {
     Shared& memory = shared<Shared>();
     const RowOfScores row = row_of(call, blockIdx.x);
     std::int32_t* indices = call.indices + blockIdx.x * call.k;  // [k]
@@ -323,15 +322,18 @@ __global__ void __launch_bounds__(holding_threads, ahead ? 2 : 3) top_k_sampled(
     }
     __syncthreads();
     Stream stream = above(guess(memory, row, k));
-    pass_by<ahead>(memory, call, row, first, stream);
-    if (!stream.was_cut && stream.kept < min(std::int64_t{k}, row.count)) {
+    pass_by(memory, k, row, first, stream);
+    count_in(memory, stream);
+    // A NaN exceeds every threshold: where it ranks last, it may have been kept in the place of a better one.
+    const bool has_nan = memory.first_nan != no_position;
+    if (has_nan && !call.nan_as_minus_infinity) return tell_nan(indices, call.k, memory.first_nan);
+    if (stream.is_guess && (has_nan || stream.kept < min(std::int64_t{k}, row.count))) {
         stream = above(0);
-        pass_by<ahead>(memory, call, row, first, stream);
+        pass_by(memory, k, row, first, stream);
+        count_in(memory, stream);
     }
-    if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
-        return tell_nan(indices, call.k, memory.first_nan);
     if (row.count <= call.k) return take_all(indices, call.k, row.begin, row.count);
-    put_list(memory, indices, stream.kept, kth_of_list(memory, stream.kept, k, stream.low));
+    put_list(memory, indices, stream.kept, k, kth_of_list(memory, stream, k));
 }
 
 }  // namespace
@@ -344,7 +346,7 @@ std::string top_k_level_5_declines(const TopK& call) {
 }
 
 void top_k_level_5(const TopK& call) {
-    launch("top_k_sampled", top_k_sampled<true>,
+    launch("top_k_sampled", top_k_sampled,
            {.blocks = call.T, .threads = holding_threads, .shared_bytes = sizeof(Shared), .stream = call.stream},
            call);
 }

@@ -1,5 +1,6 @@
 #include "optimized/top_k/op.h"
 
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 #include "optimized/top_k/read.h"
 
@@ -30,9 +31,20 @@ TopK read(const dsa_top_k_args& args) {
     return call;
 }
 
+// Where nobody chooses: the level that was the fastest for such sizes (notes.md), if it takes the call.
+int fastest_level(const TopK& call) {
+    constexpr std::int64_t few_rows = 16;
+    if (top_k_level_3_declines(call).empty()) return 3;
+    if (call.T <= few_rows && top_k_level_4_declines(call).empty()) return 4;
+    return 0;
+}
+
 }  // namespace
 
-void top_k(const TopK& call) { ladder.run(call); }
+void top_k(const TopK& call) {
+    const AtLevel level(chosen_level() == 0 ? fastest_level(call) : chosen_level());
+    ladder.run(call);
+}
 
 }  // namespace dsa
 

@@ -12,6 +12,8 @@
 // level 3  a row of up to 16384 scores is read once and stays in its block's registers
 // level 4  the blocks of a cluster hold a row of up to 131072 together
 // level 5  a row of any length passes by once: only what exceeds a score told by a sample is kept, in shared memory
+//
+// Where nobody chooses, short rows are level 3's and a few long ones level 4's: op.cpp.
 #pragma once
 
 #include "optimized/support/call.h"

@@ -113,10 +113,10 @@ def test_nan_is_an_error_with_its_place_or_ranks_last(tmp_path, level, k):
 
 @pytest.mark.parametrize("nan_scores", ("error", "-inf"))
 def test_top_k_of_rows_whose_sample_misleads(tmp_path, nan_scores):
-    """Level 5 guesses from 1024 pieces of 4 scores: it may keep too few, or more than there is room for."""
+    """Level 5 guesses from 256 pieces of 16 scores: it may keep too few, or more than there is room for."""
     generator = np.random.default_rng(18)
     S, k = 19_000, 3001
-    sampled = (S // 4 * np.arange(1024) // 1024 * 4)[:, None] + np.arange(4)
+    sampled = (S // 16 * np.arange(256) // 256 * 16)[:, None] + np.arange(16)
     scores = generator.uniform(-1, 1, (5, S))
     scores[0, sampled[::2]] += 10  # half of the sample: fewer than k reach what it tells
     scores[1, sampled] -= 10  # all else is better, and more than fits
