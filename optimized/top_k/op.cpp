@@ -1,14 +1,18 @@
 #include "optimized/top_k/op.h"
 
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 #include "optimized/top_k/read.h"
 
 namespace dsa {
 namespace {
 
-const Ladder<TopK> ladder{
-    "top_k",
-    {{"4 digits of 8 bits along the row", top_k_level_1}, {"11 bits a digit, survivors on chip", top_k_level_2}}};
+const Ladder<TopK> ladder{"top_k",
+                          {{"4 digits of 8 bits along the row", top_k_level_1},
+                           {"11 bits a digit, survivors on chip", top_k_level_2},
+                           {"the row in registers", top_k_level_3, top_k_level_3_declines},
+                           {"a cluster shares a row", top_k_level_4, top_k_level_4_declines},
+                           {"candidates above a sample", top_k_level_5, top_k_level_5_declines}}};
 
 TopK read(const dsa_top_k_args& args) {
     const Case about(args.case_json);
@@ -27,9 +31,20 @@ TopK read(const dsa_top_k_args& args) {
     return call;
 }
 
+// Where nobody chooses: the level that was the fastest for such sizes (notes.md), if it takes the call.
+int fastest_level(const TopK& call) {
+    constexpr std::int64_t few_rows = 16;
+    if (top_k_level_3_declines(call).empty()) return 3;
+    if (call.T <= few_rows && top_k_level_4_declines(call).empty()) return 4;
+    return 0;
+}
+
 }  // namespace
 
-void top_k(const TopK& call) { ladder.run(call); }
+void top_k(const TopK& call) {
+    const AtLevel level(chosen_level() == 0 ? fastest_level(call) : chosen_level());
+    ladder.run(call);
+}
 
 }  // namespace dsa
 

@@ -9,6 +9,11 @@
 // level 1  one block a row finds the k-th best by 4 passes, 8 bits of the score's order each, then writes in order
 // level 2  16 bytes a load and 11 bits a pass; what can still be among the best moves to shared memory after the
 // first
+// level 3  a row of up to 16384 scores is read once and stays in its block's registers
+// level 4  the blocks of a cluster hold a row of up to 131072 together
+// level 5  a row of any length passes by once: only what exceeds a score told by a sample is kept, in shared memory
+//
+// Where nobody chooses, short rows are level 3's and a few long ones level 4's: op.cpp.
 #pragma once
 
 #include "optimized/support/call.h"
@@ -30,5 +35,11 @@ void top_k(const TopK& call);
 
 void top_k_level_1(const TopK& call);
 void top_k_level_2(const TopK& call);
+void top_k_level_3(const TopK& call);
+void top_k_level_4(const TopK& call);
+void top_k_level_5(const TopK& call);
+std::string top_k_level_3_declines(const TopK& call);
+std::string top_k_level_4_declines(const TopK& call);
+std::string top_k_level_5_declines(const TopK& call);
 
 }  // namespace dsa

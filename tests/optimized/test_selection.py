@@ -14,6 +14,7 @@ from touchstone import dtypes
 
 PROGRAM = Path(os.environ.get("TOUCHSTONE_SIMULATED") or Path(__file__).resolve().parents[2] / "build" / "dsa-simulated")
 LEVELS = (1, 2)
+TOP_K_LEVELS = (1, 2, 3, 4, 5)
 PRESET = {"preset": "deepseek-v3.2-exp"}
 
 
@@ -64,11 +65,11 @@ def near(count: int, generator) -> np.ndarray:
     return (np.float32(1.5).view(np.uint32) + generator.integers(0, 1 << 10, count).astype(np.uint32)).view(np.float32)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", TOP_K_LEVELS)
 def test_top_k_is_a_full_sort(tmp_path, level):
     """Rows longer than what level 2 keeps on chip (8192), of every kind that makes it look at another digit."""
     generator = np.random.default_rng(11)
-    S, k = 19_001, 3001
+    S, k = 16_001 if level == 3 else 19_001, 3001
     normal = generator.normal(size=S)
     scores = np.stack([
         normal,
@@ -84,7 +85,7 @@ def test_top_k_is_a_full_sort(tmp_path, level):
     np.testing.assert_array_equal(indices, best(scores.astype(np.float32), start, end, k))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", (1, 2, 3, 4))
 def test_top_k_of_more_than_fit_on_chip(tmp_path, level):
     """k itself is larger than level 2's list; ranges reach over the row's ends."""
     generator = np.random.default_rng(12)
@@ -95,7 +96,7 @@ def test_top_k_of_more_than_fit_on_chip(tmp_path, level):
     np.testing.assert_array_equal(indices, best(scores, start, end, k))
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", TOP_K_LEVELS)
 @pytest.mark.parametrize("k", (3, 500))
 def test_nan_is_an_error_with_its_place_or_ranks_last(tmp_path, level, k):
     """Also where there is nothing to choose; a NaN outside the range is nobody's."""
@@ -108,6 +109,44 @@ def test_nan_is_an_error_with_its_place_or_ranks_last(tmp_path, level, k):
     indices = answer(tmp_path, "top_k", level, tensors, {"topk": k}, {"nan_scores": "-inf"}, "indices")
     ranked = np.where(np.isnan(scores), -np.inf, scores)
     np.testing.assert_array_equal(indices, best(ranked, [1, 2, 0], [300, 301, 301], k))
+
+
+@pytest.mark.parametrize("nan_scores", ("error", "-inf"))
+def test_top_k_of_rows_whose_sample_misleads(tmp_path, nan_scores):
+    """Level 5 guesses from 256 pieces of 16 scores: it may keep too few, or more than there is room for."""
+    generator = np.random.default_rng(18)
+    S, k = 19_000, 3001
+    sampled = (S // 16 * np.arange(256) // 256 * 16)[:, None] + np.arange(16)
+    scores = generator.uniform(-1, 1, (5, S))
+    scores[0, sampled[::2]] += 10  # half of the sample: fewer than k reach what it tells
+    scores[1, sampled] -= 10  # all else is better, and more than fits
+    scores[2] = np.arange(S) - 5000  # each is better than all before
+    scores[3] = -scores[2]
+    scores[4, sampled] += 10  # ties at the guess itself
+    scores[4] = np.round(scores[4])
+    if nan_scores == "-inf":
+        scores[:, 7::9] = np.nan
+    start, end = np.array([0, 1, 2, 3, 0]), np.full(5, S)
+    tensors = rows_for_top_k(scores, start, end)
+    indices = answer(tmp_path, "top_k", 5, tensors, {"topk": k}, {"nan_scores": nan_scores}, "indices")
+    ranked = np.where(np.isnan(scores), -np.inf, scores).astype(np.float32)
+    np.testing.assert_array_equal(indices, best(ranked, start, end, k))
+
+
+DECLINED = {
+    3: (16_385, 9, "a block holds rows of up to 16384 scores; these have 16385"),
+    4: (131_073, 9, "a cluster holds rows of up to 131072 scores; these have 131073"),
+    5: (5000, 4097, "there is room for a k of up to 4096; it is 4097"),
+}
+
+
+@pytest.mark.parametrize("level", DECLINED)
+def test_a_level_of_top_k_declines_what_it_has_no_room_for(tmp_path, level):
+    """With its sentence."""
+    S, k, sentence = DECLINED[level]
+    _, run = ran(tmp_path, "top_k", level, rows_for_top_k(np.zeros((1, S)), [0], [S]), {"topk": k}, {})
+    assert run.returncode == 77
+    assert sentence in run.stderr
 
 
 def scoring_tensors(T: int, S: int, H_I: int, generator) -> dict:
