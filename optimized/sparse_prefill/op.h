@@ -2,6 +2,7 @@
 //
 // level 1  one block a head: a thread scores a position, then sums columns
 // level 2  a row is gathered once for 64 heads; tensor cores
+// level 3  wgmma; a warpgroup gathers, one scores, two weigh
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -26,5 +27,7 @@ std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
 void sparse_prefill_level_1(const SparsePrefill& call);
 void sparse_prefill_level_2(const SparsePrefill& call);
 std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
+void sparse_prefill_level_3(const SparsePrefill& call);
+std::string sparse_prefill_level_3_declines(const SparsePrefill& call);
 
 }  // namespace dsa

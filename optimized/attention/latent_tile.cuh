@@ -1,0 +1,132 @@
+// Attention of 64 heads of a query over tiles of 64 latents, on wgmma: how a tile lies in shared memory, the products
+// q k^T and p v, and between them one step of the running softmax on the fragments of the first. A latent is the key
+// and, but for its last panel, the value: one copy of it serves both products.
+//
+// A tile is `panels` panels of 64 columns, 128 bytes a row, swizzled: K-major for q k^T, and MN-major for p v, whose
+// sums run over the keys. The last panel holds the rotated columns, which have no part in p v: when q k^T is done, p
+// takes its place.
+#pragma once
+
+#include "optimized/attention/softmax.cuh"
+#include "optimized/hopper/matrix.h"
+#include "optimized/hopper/softmax_numbers.h"
+#include "optimized/hopper/wgmma.h"
+
+namespace dsa::latent_tile {
+
+inline constexpr int heads = 64, keys = 64;
+inline constexpr int d = 576, d_v = 512;
+inline constexpr int panel_columns = 64;
+inline constexpr int panels = d / panel_columns;
+inline constexpr int value_panels = d_v / panel_columns;
+inline constexpr Swizzle wide = Swizzle::bytes_128;
+inline constexpr int row_bytes = span_of(wide);
+
+struct alignas(1024) Panel {
+    bf16 at[64 * panel_columns];  // [64, panel_columns]
+};
+struct Rows {
+    Panel panel[panels];  // 64 rows of d numbers
+    __device__ Panel& weights() { return panel[value_panels]; }
+};
+
+// Where piece `piece` of 16 bytes of row `row` lies.
+__device__ inline int place_of_piece(int row, int piece) {
+    constexpr int pieces = row_bytes / 16;  // of a row of a panel
+    return piece / pieces * static_cast<int>(sizeof(Panel)) +
+           static_cast<int>(swizzled_offset(static_cast<std::uint32_t>(row * row_bytes + piece % pieces * 16), wide));
+}
+
+// s = q k^T: [heads, keys]
+__device__ inline void score(float (&s)[keys / 2], const Rows& q, const Rows& k) {
+    const Descriptor a = k_major(q.panel, wide), b = k_major(k.panel, wide);
+#pragma unroll
+    for (int panel = 0; panel < panels; ++panel)
+#pragma unroll
+        for (int part = 0; part < row_bytes / 32; ++part) {
+            const int at = panel * static_cast<int>(sizeof(Panel)) + part * 32;
+            wgmma<bf16>(s, advanced(a, at), advanced(b, at), panel > 0 || part > 0);
+        }
+}
+
+// out (+)= p v, for a quarter of v's columns: [heads, d_v / 4]. (N = 128: a warpgroup with half of the columns takes
+// two of them, because ptxas gives N = 256 to no kernel of 512 threads, whatever setmaxnreg adds.)
+__device__ inline void weigh(float (&out)[d_v / 8], const Panel& p, const Panel* v, bool add) {
+    constexpr Form values{.b_is_mn_major = true};
+    const Descriptor a = k_major(&p, wide), b = mn_major(v, sizeof(Panel), wide);
+#pragma unroll
+    for (int part = 0; part < keys / 16; ++part)
+        wgmma<bf16, values>(out, advanced(a, 32 * part), advanced(b, part * 16 * row_bytes), add || part > 0);
+}
+
+// What a thread knows of its two rows, `wgmma_row(thread, 0)` and 8 below. p is 2^(to_log2 (s - reference)). The
+// reference follows the maximum only when it would let p grow beyond 2^8: older sums are seldom rescaled.
+struct RunningSoftmax {
+    static constexpr float let_grow = 8.0F;
+    float largest[2] = {minus_infinity(), minus_infinity()};
+    float reference[2] = {minus_infinity(), minus_infinity()};
+    float sum[2] = {};     // this thread's columns only
+    float factor[2] = {};  // by which older sums of this step are multiplied
+
+    // s becomes p, and 0 where the key's bit is not set. to_log2: scale / ln 2, positive. Whether older sums of any
+    // row of this warp are rescaled.
+    __device__ bool step(float (&s)[keys / 2], std::uint32_t low, std::uint32_t high, float to_log2) {
+        if ((low & high) != 0xffffffffU) {
+            const int first = lane_id() % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < keys / 2; ++i) {
+                const std::uint32_t word = (i < keys / 4 ? low : high) >> first;
+                if ((word >> (i / 4 * 8 % 32 + i % 2) & 1U) == 0) s[i] = minus_infinity();
+            }
+        }
+        bool rises = false;
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+            float most = largest[row];
+#pragma unroll
+            for (int i = 0; i < keys / 2; i += 4) most = fmaxf(most, fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
+#pragma unroll
+            for (int flip = 1; flip < 4; flip *= 2) most = fmaxf(most, __shfl_xor_sync(all_lanes, most, flip));
+            largest[row] = most;
+            factor[row] = 1.0F;
+            if ((most - reference[row]) * to_log2 > let_grow) {
+                factor[row] = exp2_of((reference[row] - most) * to_log2);
+                reference[row] = most;
+                rises = true;
+            }
+            const float below = reference[row] == minus_infinity() ? 0.0F : reference[row] * to_log2;
+            float added = 0.0F;
+#pragma unroll
+            for (int i = 0; i < keys / 2; ++i) {
+                if (i / 2 % 2 != row) continue;
+                s[i] = exp2_of(s[i] * to_log2 - below);
+                added += s[i];
+            }
+            sum[row] = sum[row] * factor[row] + added;
+        }
+        return __any_sync(all_lanes, rises) != 0;
+    }
+
+    // The whole row's.
+    __device__ float total(int row) const {
+        float all = sum[row];
+#pragma unroll
+        for (int flip = 1; flip < 4; flip *= 2) all += __shfl_xor_sync(all_lanes, all, flip);
+        return all;
+    }
+};
+
+// p to shared memory, as A of p v. All warps of the warpgroup have their rows.
+__device__ inline void store_weights(const float (&p)[keys / 2], Panel& to) {
+    const int lane = lane_id(), matrix = lane / 8;
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
+#pragma unroll
+    for (int j = 0; j < keys / 16; ++j) {
+        const std::uint32_t four[4] = {to_bf16_pair(p[8 * j], p[8 * j + 1]), to_bf16_pair(p[8 * j + 2], p[8 * j + 3]),
+                                       to_bf16_pair(p[8 * j + 4], p[8 * j + 5]),
+                                       to_bf16_pair(p[8 * j + 6], p[8 * j + 7])};
+        store_matrices(four, reinterpret_cast<unsigned char*>(&to) + place_of_piece(row, 2 * j + matrix / 2));
+    }
+}
+
+}  // namespace dsa::latent_tile
