@@ -21,6 +21,7 @@ inline constexpr int panels = d / panel_columns;
 inline constexpr int value_panels = d_v / panel_columns;
 inline constexpr Swizzle wide = Swizzle::bytes_128;
 inline constexpr int row_bytes = span_of(wide);
+inline constexpr int steps = row_bytes / 32;  // of wgmma, a panel
 
 struct alignas(1024) Panel {
     bf16 at[64 * panel_columns];  // [64, panel_columns]
@@ -37,26 +38,37 @@ __device__ inline int place_of_piece(int row, int piece) {
            static_cast<int>(swizzled_offset(static_cast<std::uint32_t>(row * row_bytes + piece % pieces * 16), wide));
 }
 
-// s = q k^T: [heads, keys]
-__device__ inline void score(float (&s)[keys / 2], const Rows& q, const Rows& k) {
-    const Descriptor a = k_major(q.panel, wide), b = k_major(k.panel, wide);
+// s (+)= q k^T over some panels: [heads, keys]. k's panels lie `apart` bytes apart.
+template <int count, int apart = static_cast<int>(sizeof(Panel))>
+__device__ inline void score(float (&s)[keys / 2], const Panel* q, const void* k, bool add) {
+    const Descriptor a = k_major(q, wide), b = k_major(k, wide);
 #pragma unroll
-    for (int panel = 0; panel < panels; ++panel)
+    for (int panel = 0; panel < count; ++panel)
 #pragma unroll
-        for (int part = 0; part < row_bytes / 32; ++part) {
-            const int at = panel * static_cast<int>(sizeof(Panel)) + part * 32;
-            wgmma<bf16>(s, advanced(a, at), advanced(b, at), panel > 0 || part > 0);
-        }
+        for (int part = 0; part < steps; ++part)
+            wgmma<bf16>(s, advanced(a, panel * static_cast<int>(sizeof(Panel)) + part * 32),
+                        advanced(b, panel * apart + part * 32), add || panel > 0 || part > 0);
+}
+// The same with q in registers.
+template <int count, int apart>
+__device__ inline void score(float (&s)[keys / 2], const std::uint32_t (&q)[count * steps][4], const void* k,
+                             bool add) {
+    const Descriptor b = k_major(k, wide);
+#pragma unroll
+    for (int i = 0; i < count * steps; ++i)
+        wgmma<bf16>(s, q[i], advanced(b, i / steps * apart + i % steps * 32), add || i > 0);
 }
 
-// out (+)= p v, for a quarter of v's columns: [heads, d_v / 4]. (N = 128: a warpgroup with half of the columns takes
-// two of them, because ptxas gives N = 256 to no kernel of 512 threads, whatever setmaxnreg adds.)
-__device__ inline void weigh(float (&out)[d_v / 8], const Panel& p, const Panel* v, bool add) {
+// out (+)= p v for as many of v's columns as `out` has, over `count` steps of 16 keys: [heads, columns]. v's panels
+// lie `apart` bytes apart. (ptxas gives N = 256 to no kernel of 512 threads, whatever setmaxnreg adds.)
+template <int count = steps, int apart = static_cast<int>(sizeof(Panel)), int half_n>
+__device__ inline void weigh(float (&out)[half_n], const Panel& p, int first_step, const void* v, bool add) {
     constexpr Form values{.b_is_mn_major = true};
-    const Descriptor a = k_major(&p, wide), b = mn_major(v, sizeof(Panel), wide);
+    const Descriptor a = k_major(&p, wide), b = mn_major(v, apart, wide);
 #pragma unroll
-    for (int part = 0; part < keys / 16; ++part)
-        wgmma<bf16, values>(out, advanced(a, 32 * part), advanced(b, part * 16 * row_bytes), add || part > 0);
+    for (int i = 0; i < count; ++i)
+        wgmma<bf16, values>(out, advanced(a, (first_step + i) * 32),
+                            advanced(b, (first_step + i) * 16 * row_bytes), add || i > 0);
 }
 
 // What a thread knows of its two rows, `wgmma_row(thread, 0)` and 8 below. p is 2^(to_log2 (s - reference)). The

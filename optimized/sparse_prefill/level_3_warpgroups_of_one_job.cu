@@ -2,14 +2,13 @@
 // into two stages, one scores them and makes p, two weigh, half of the value's columns each. So the softmax of a tile
 // overlaps p v of the one before and the gather of the next. Blocks stay, and take query after query: the first tiles
 // of the next query come while the last one is stored.
-#include "optimized/attention/latent_tile.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/hopper/barrier.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/hopper/tma.h"
-#include "optimized/sparse_prefill/op.h"
+#include "optimized/sparse_prefill/work.cuh"
 #include "optimized/support/ladder.h"
 #include "optimized/support/launch.h"
 
@@ -18,10 +17,8 @@ namespace {
 
 using namespace latent_tile;
 
-constexpr int warpgroup = 128;
 constexpr int threads = 4 * warpgroup;
 constexpr int stages = 2;
-constexpr int multiprocessors = 132;
 
 struct Stage {
     Rows latents;
@@ -37,20 +34,6 @@ struct Shared {
     Mbarrier full[stages];    // latents are there
     Mbarrier scored[stages];  // p is there
     Mbarrier empty[stages];   // p v is done
-};
-
-struct Work {
-    const bf16* kv;            // [S, d]
-    const std::int32_t* kept;  // [T, k]
-    AttentionResult result;
-    std::int64_t T, H, k;
-
-    __device__ std::int64_t groups() const { return (H + heads - 1) / heads; }  // of heads, a query
-    __device__ std::int64_t items() const { return T * groups(); }
-    __device__ std::int64_t query(std::int64_t item) const { return item / groups(); }
-    __device__ std::int64_t first_head(std::int64_t item) const { return item % groups() * heads; }
-    __device__ std::int64_t first_row(std::int64_t item) const { return query(item) * H + first_head(item); }
-    __device__ int tiles() const { return k == 0 ? 1 : static_cast<int>((k + keys - 1) / keys); }
 };
 
 // The tile that comes next, counted over all queries of a block.
@@ -70,17 +53,17 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
     const int other_half = (first_place & 64) == 0 ? 64 : -64;
     Turn turn;
     int round = 0;
-    for (std::int64_t item = blockIdx.x; item < work.items(); item += gridDim.x, ++round) {
-        const std::int32_t* kept = work.kept + work.query(item) * work.k;  // [k]
+    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x), ++round) {
+        const std::int32_t* kept = work.kept + std::int64_t{work.query(item)} * work.k;  // [k]
         const auto index = [&](int tile) {
-            const std::int64_t slot = std::int64_t{tile} * keys + warp * rows_each + lane % rows_each;
+            const int slot = tile * keys + warp * rows_each + lane % rows_each;
             return tile < tiles && slot < work.k ? kept[slot] : -1;
         };
         if (threadIdx.x == 0) {
             mbarrier_wait(memory.q_empty, round % 2 ^ 1);
             mbarrier_arrive_expect(memory.q_full, sizeof(Rows));
             for (int panel = 0; panel < panels; ++panel)
-                tma_load(&memory.q.panel[panel], q, {panel * panel_columns, static_cast<int>(work.first_row(item))},
+                tma_load(&memory.q.panel[panel], q, {panel * panel_columns, work.first_row(item)},
                          memory.q_full);
         }
         std::int32_t position = index(0);
@@ -111,32 +94,13 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
     }
 }
 
-// What is told of a query when its last tile is scored.
-__device__ void conclude(const Work& work, const RunningSoftmax& softmax, std::int64_t item, Stage& stage) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-        const float sum = softmax.total(row);
-        const int r = wgmma_row(static_cast<int>(threadIdx.x), 2 * row);
-        const std::int64_t head = work.first_head(item) + r;
-        const float reference = softmax.reference[row] * work.result.scale;
-        if (lane_id() % 4 != 0) continue;
-        const bool counts = head < work.H && reference != minus_infinity();
-        stage.one_over[r] = counts ? 1.0F / denominator(work.result, head, reference, sum) : 0.0F;
-        if (head >= work.H) continue;
-        const std::int64_t at = work.first_row(item) + r;
-        work.result.lse[at] = told_lse(work.result, reference, sum);
-        if (work.result.max_logit != nullptr) work.result.max_logit[at] = softmax.largest[row] * work.result.scale;
-    }
-}
-
 __device__ void score_tiles(Shared& memory, const Work& work) {
-    constexpr float one_over_ln2 = 1.44269504088896340736F;
     constexpr int scorers = 1;  // named barrier
     const float to_log2 = work.result.scale * one_over_ln2;
     const int warp = warp_id() % 4, tiles = work.tiles();
     Turn turn;
     int round = 0;
-    for (std::int64_t item = blockIdx.x; item < work.items(); item += gridDim.x, ++round) {
+    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x), ++round) {
         RunningSoftmax softmax;
         mbarrier_wait(memory.q_full, round % 2);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
@@ -144,7 +108,7 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
             mbarrier_wait(memory.full[turn.stage], turn.parity);
             float s[keys / 2];
             wgmma_fence();
-            score(s, memory.q, stage.latents);
+            score<panels>(s, memory.q.panel, stage.latents.panel, false);
             wgmma_commit();
             wgmma_wait<0>();
             hold(s);
@@ -158,7 +122,7 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
 #pragma unroll
                 for (int row = 0; row < 2; ++row)
                     stage.factor[wgmma_row(static_cast<int>(threadIdx.x), 2 * row)] = softmax.factor[row];
-            if (tile + 1 == tiles) conclude(work, softmax, item, stage);
+            if (tile + 1 == tiles) conclude(work, softmax, item, stage.one_over);
             fence_proxy_async();
             __syncwarp();
             if (lane_id() != 0) continue;
@@ -173,7 +137,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
     const int warp = warp_id() % 4, tiles = work.tiles();
     const int rows[2] = {wgmma_row(static_cast<int>(threadIdx.x), 0), wgmma_row(static_cast<int>(threadIdx.x), 2)};
     Turn turn;
-    for (std::int64_t item = blockIdx.x; item < work.items(); item += gridDim.x) {
+    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
         float out[2][d_v / 8];  // [2, heads, d_v / 4]
         float one_over[2];
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
@@ -192,7 +156,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
             wgmma_fence();
 #pragma unroll
             for (int part = 0; part < 2; ++part)
-                weigh(out[part], stage.latents.weights(), &stage.latents.panel[(2 * half + part) * value_panels / 4],
+                weigh(out[part], stage.latents.weights(), 0, &stage.latents.panel[(2 * half + part) * value_panels / 4],
                       tile > 0);
             wgmma_commit();
             wgmma_wait<0>();
@@ -204,17 +168,8 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
             if (lane_id() == 0) mbarrier_arrive(memory.empty[turn.stage]);
         }
 #pragma unroll
-        for (int row = 0; row < 2; ++row) {
-            if (work.first_head(item) + rows[row] >= work.H) continue;
-            bf16* to = work.result.out + (work.first_row(item) + rows[row]) * d_v + half * d_v / 2 +
-                       wgmma_column(static_cast<int>(threadIdx.x), 0);
-#pragma unroll
-            for (int part = 0; part < 2; ++part)
-#pragma unroll
-                for (int i = 2 * row; i < d_v / 8; i += 4)
-                    *reinterpret_cast<std::uint32_t*>(to + part * d_v / 4 + i / 4 * 8) =
-                        to_bf16_pair(out[part][i] * one_over[row], out[part][i + 1] * one_over[row]);
-        }
+        for (int part = 0; part < 2; ++part)
+            store_out(work, item, out[part], one_over, (2 * half + part) * d_v / 4);
     }
 }
 
@@ -247,22 +202,17 @@ __global__ void __launch_bounds__(threads, 1) attend(Work work, const __grid_con
 }  // namespace
 
 std::string sparse_prefill_level_3_declines(const SparsePrefill& call) {
-    if (call.d != d || call.d_v != d_v)
-        return sentence("a latent has ", d, " numbers, of which ", d_v, " are the value; here ", call.d, " and ",
-                        call.d_v);
-    if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
-    return {};
+    return declines_latents(call);
 }
 
 void sparse_prefill_level_3(const SparsePrefill& call) {
     require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected(call.indices, kept, call.T, call.k, call.S, call.stream);
-    const Work work{call.kv, kept, call.result, call.T, call.H, call.k};
-    const std::int64_t items = call.T * blocks_for(call.H, heads);
-    if (items == 0) return;
+    const Work work = work_of(call, kept);
+    if (work.items == 0) return;
     launch("sparse_prefill_attend", attend,
-           {.blocks = std::min<std::int64_t>(items, multiprocessors),
+           {.blocks = std::min(work.items, multiprocessors),
             .threads = threads,
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},

@@ -3,6 +3,7 @@
 // level 1  one block a head: a thread scores a position, then sums columns
 // level 2  a row is gathered once for 64 heads; tensor cores
 // level 3  wgmma; a warpgroup gathers, one scores, two weigh
+// level 4  those who weigh gather; two thirds of q in registers, a ring of 2.5 tiles
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -29,5 +30,6 @@ void sparse_prefill_level_2(const SparsePrefill& call);
 std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
 void sparse_prefill_level_3(const SparsePrefill& call);
 std::string sparse_prefill_level_3_declines(const SparsePrefill& call);
+void sparse_prefill_level_4(const SparsePrefill& call);
 
 }  // namespace dsa
