@@ -38,9 +38,9 @@ __device__ inline int place_of_piece(int row, int piece) {
            static_cast<int>(swizzled_offset(static_cast<std::uint32_t>(row * row_bytes + piece % pieces * 16), wide));
 }
 
-// s (+)= q k^T over some panels: [heads, keys]. k's panels lie `apart` bytes apart.
-template <int count, int apart = static_cast<int>(sizeof(Panel))>
-__device__ inline void score(float (&s)[keys / 2], const Panel* q, const void* k, bool add) {
+// s (+)= q k^T over some panels: [heads, 2 half_n keys]. k's panels lie `apart` bytes apart.
+template <int count, int apart = static_cast<int>(sizeof(Panel)), int half_n>
+__device__ inline void score(float (&s)[half_n], const Panel* q, const void* k, bool add) {
     const Descriptor a = k_major(q, wide), b = k_major(k, wide);
 #pragma unroll
     for (int panel = 0; panel < count; ++panel)
@@ -50,8 +50,8 @@ __device__ inline void score(float (&s)[keys / 2], const Panel* q, const void* k
                         advanced(b, panel * apart + part * 32), add || panel > 0 || part > 0);
 }
 // The same with q in registers.
-template <int count, int apart>
-__device__ inline void score(float (&s)[keys / 2], const std::uint32_t (&q)[count * steps][4], const void* k,
+template <int count, int apart, int half_n>
+__device__ inline void score(float (&s)[half_n], const std::uint32_t (&q)[count * steps][4], const void* k,
                              bool add) {
     const Descriptor b = k_major(k, wide);
 #pragma unroll
@@ -59,16 +59,16 @@ __device__ inline void score(float (&s)[keys / 2], const std::uint32_t (&q)[coun
         wgmma<bf16>(s, q[i], advanced(b, i / steps * apart + i % steps * 32), add || i > 0);
 }
 
-// out (+)= p v for as many of v's columns as `out` has, over `count` steps of 16 keys: [heads, columns]. v's panels
-// lie `apart` bytes apart. (ptxas gives N = 256 to no kernel of 512 threads, whatever setmaxnreg adds.)
-template <int count = steps, int apart = static_cast<int>(sizeof(Panel)), int half_n>
-__device__ inline void weigh(float (&out)[half_n], const Panel& p, int first_step, const void* v, bool add) {
+// out (+)= p v for as many of v's columns as `out` has, over p's keys (64, or 32 where its rows have 64 bytes):
+// [heads, columns]. v's panels lie `apart` bytes apart. (ptxas gives N = 256 to no kernel of 512 threads, whatever
+// setmaxnreg adds.)
+template <Swizzle of_p = wide, int apart = static_cast<int>(sizeof(Panel)), int half_n>
+__device__ inline void weigh(float (&out)[half_n], const void* p, const void* v, bool add) {
     constexpr Form values{.b_is_mn_major = true};
-    const Descriptor a = k_major(&p, wide), b = mn_major(v, apart, wide);
+    const Descriptor a = k_major(p, of_p), b = mn_major(v, apart, wide);
 #pragma unroll
-    for (int i = 0; i < count; ++i)
-        wgmma<bf16, values>(out, advanced(a, (first_step + i) * 32),
-                            advanced(b, (first_step + i) * 16 * row_bytes), add || i > 0);
+    for (int i = 0; i < span_of(of_p) / 32; ++i)
+        wgmma<bf16, values>(out, advanced(a, i * 32), advanced(b, i * 16 * row_bytes), add || i > 0);
 }
 
 // What a thread knows of its two rows, `wgmma_row(thread, 0)` and 8 below. p is 2^(to_log2 (s - reference)). The
@@ -80,23 +80,24 @@ struct RunningSoftmax {
     float sum[2] = {};     // this thread's columns only
     float factor[2] = {};  // by which older sums of this step are multiplied
 
-    // s becomes p, and 0 where the key's bit is not set. to_log2: scale / ln 2, positive. Whether older sums of any
-    // row of this warp are rescaled.
-    __device__ bool step(float (&s)[keys / 2], std::uint32_t low, std::uint32_t high, float to_log2) {
-        if ((low & high) != 0xffffffffU) {
+    // s becomes p, and 0 where the key's bit of `valid` (32 keys a word) is not set. to_log2: scale / ln 2, positive.
+    // Whether older sums of any row of this warp are rescaled.
+    template <int half_n>
+    __device__ bool step(float (&s)[half_n], const std::uint32_t (&valid)[half_n / 16], float to_log2) {
+        std::uint32_t all = 0xffffffffU;
+        for (const std::uint32_t word : valid) all &= word;
+        if (all != 0xffffffffU) {
             const int first = lane_id() % 4 * 2;
 #pragma unroll
-            for (int i = 0; i < keys / 2; ++i) {
-                const std::uint32_t word = (i < keys / 4 ? low : high) >> first;
-                if ((word >> (i / 4 * 8 % 32 + i % 2) & 1U) == 0) s[i] = minus_infinity();
-            }
+            for (int i = 0; i < half_n; ++i)
+                if ((valid[i / 16] >> first & 1U << (i / 4 * 8 % 32 + i % 2)) == 0) s[i] = minus_infinity();
         }
         bool rises = false;
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
             float most = largest[row];
 #pragma unroll
-            for (int i = 0; i < keys / 2; i += 4) most = fmaxf(most, fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
+            for (int i = 0; i < half_n; i += 4) most = fmaxf(most, fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
 #pragma unroll
             for (int flip = 1; flip < 4; flip *= 2) most = fmaxf(most, __shfl_xor_sync(all_lanes, most, flip));
             largest[row] = most;
@@ -109,7 +110,7 @@ struct RunningSoftmax {
             const float below = reference[row] == minus_infinity() ? 0.0F : reference[row] * to_log2;
             float added = 0.0F;
 #pragma unroll
-            for (int i = 0; i < keys / 2; ++i) {
+            for (int i = 0; i < half_n; ++i) {
                 if (i / 2 % 2 != row) continue;
                 s[i] = exp2_of(s[i] * to_log2 - below);
                 added += s[i];
@@ -128,16 +129,21 @@ struct RunningSoftmax {
     }
 };
 
-// p to shared memory, as A of p v. All warps of the warpgroup have their rows.
-__device__ inline void store_weights(const float (&p)[keys / 2], Panel& to) {
+// p to shared memory, as A of p v: [heads, 2 half_n keys], swizzled over a row. All warps of the warpgroup have their
+// rows.
+template <int half_n>
+__device__ inline void store_weights(const float (&p)[half_n], void* to) {
+    constexpr Swizzle of_p = half_n == 32 ? Swizzle::bytes_128 : Swizzle::bytes_64;
+    static_assert(half_n * 4 == span_of(of_p));
     const int lane = lane_id(), matrix = lane / 8;
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
 #pragma unroll
-    for (int j = 0; j < keys / 16; ++j) {
+    for (int j = 0; j < half_n / 8; ++j) {
         const std::uint32_t four[4] = {to_bf16_pair(p[8 * j], p[8 * j + 1]), to_bf16_pair(p[8 * j + 2], p[8 * j + 3]),
                                        to_bf16_pair(p[8 * j + 4], p[8 * j + 5]),
                                        to_bf16_pair(p[8 * j + 6], p[8 * j + 7])};
-        store_matrices(four, reinterpret_cast<unsigned char*>(&to) + place_of_piece(row, 2 * j + matrix / 2));
+        const auto offset = static_cast<std::uint32_t>(row * span_of(of_p) + (2 * j + matrix / 2) * 16);
+        store_matrices(four, static_cast<unsigned char*>(to) + swizzled_offset(offset, of_p));
     }
 }
 

@@ -63,8 +63,7 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
             mbarrier_wait(memory.q_empty, round % 2 ^ 1);
             mbarrier_arrive_expect(memory.q_full, sizeof(Rows));
             for (int panel = 0; panel < panels; ++panel)
-                tma_load(&memory.q.panel[panel], q, {panel * panel_columns, work.first_row(item)},
-                         memory.q_full);
+                tma_load(&memory.q.panel[panel], q, {panel * panel_columns, work.first_row(item)}, memory.q_full);
         }
         std::int32_t position = index(0);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
@@ -112,11 +111,11 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
             wgmma_commit();
             wgmma_wait<0>();
             hold(s);
-            const std::uint32_t low = stage.valid[0] | stage.valid[1] << 16;
-            const std::uint32_t high = stage.valid[2] | stage.valid[3] << 16;
-            const bool rises = softmax.step(s, low, high, to_log2);
+            const std::uint32_t valid[2] = {stage.valid[0] | stage.valid[1] << 16,
+                                            stage.valid[2] | stage.valid[3] << 16};
+            const bool rises = softmax.step(s, valid, to_log2);
             barrier_sync(scorers, warpgroup);  // all four warps' products have read the last panel
-            store_weights(s, stage.latents.weights());
+            store_weights(s, &stage.latents.weights());
             if (lane_id() == 0) stage.rises[warp] = rises ? 1 : 0;
             if (rises && lane_id() % 4 == 0)
 #pragma unroll
@@ -156,7 +155,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
             wgmma_fence();
 #pragma unroll
             for (int part = 0; part < 2; ++part)
-                weigh(out[part], stage.latents.weights(), 0, &stage.latents.panel[(2 * half + part) * value_panels / 4],
+                weigh(out[part], &stage.latents.weights(), &stage.latents.panel[(2 * half + part) * value_panels / 4],
                       tile > 0);
             wgmma_commit();
             wgmma_wait<0>();
@@ -168,8 +167,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
             if (lane_id() == 0) mbarrier_arrive(memory.empty[turn.stage]);
         }
 #pragma unroll
-        for (int part = 0; part < 2; ++part)
-            store_out(work, item, out[part], one_over, (2 * half + part) * d_v / 4);
+        for (int part = 0; part < 2; ++part) store_out(work, item, out[part], one_over, (2 * half + part) * d_v / 4);
     }
 }
 
@@ -201,9 +199,7 @@ __global__ void __launch_bounds__(threads, 1) attend(Work work, const __grid_con
 
 }  // namespace
 
-std::string sparse_prefill_level_3_declines(const SparsePrefill& call) {
-    return declines_latents(call);
-}
+std::string sparse_prefill_level_3_declines(const SparsePrefill& call) { return declines_latents(call); }
 
 void sparse_prefill_level_3(const SparsePrefill& call) {
     require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));

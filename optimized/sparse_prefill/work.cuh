@@ -43,8 +43,7 @@ inline Work work_of(const SparsePrefill& call, const std::int32_t* kept) {
 }
 
 // lse and the maximum of this thread's rows; one_over[row]: what the sums of p v are multiplied by.
-__device__ inline void conclude(const Work& work, const RunningSoftmax& softmax, int item,
-                                float (&one_over)[heads]) {
+__device__ inline void conclude(const Work& work, const RunningSoftmax& softmax, int item, float (&one_over)[heads]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         const float sum = softmax.total(row);
@@ -81,8 +80,8 @@ struct alignas(16) FourPairs {
 
 // Sums of p v, this thread's two rows of `columns`, times one_over, to out from `column`.
 template <int half_n>
-__device__ void store_out(const Work& work, int item, const float (&sums)[half_n],
-                          const float (&one_over)[2], int column) {
+__device__ void store_out(const Work& work, int item, const float (&sums)[half_n], const float (&one_over)[2],
+                          int column) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         const int r = wgmma_row(static_cast<int>(threadIdx.x), 2 * row);
@@ -97,8 +96,7 @@ __device__ void store_out(const Work& work, int item, const float (&sums)[half_n
                 pairs[i] = to_bf16_pair(sums[at] * one_over[row], sums[at + 1] * one_over[row]);
             }
             gather_quad(pairs);
-            if (counts)
-                *reinterpret_cast<FourPairs*>(to + 32 * j) = {{pairs[0], pairs[1], pairs[2], pairs[3]}};
+            if (counts) *reinterpret_cast<FourPairs*>(to + 32 * j) = {{pairs[0], pairs[1], pairs[2], pairs[3]}};
         }
     }
 }
