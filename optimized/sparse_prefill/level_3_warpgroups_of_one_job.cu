@@ -60,7 +60,7 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
             return tile < tiles && slot < work.k ? kept[slot] : -1;
         };
         if (threadIdx.x == 0) {
-            mbarrier_wait(memory.q_empty, round % 2 ^ 1);
+            mbarrier_wait_block(memory.q_empty, round % 2 ^ 1);
             mbarrier_arrive_expect(memory.q_full, sizeof(Rows));
             for (int panel = 0; panel < panels; ++panel)
                 tma_load(&memory.q.panel[panel], q, {panel * panel_columns, work.first_row(item)}, memory.q_full);
@@ -70,7 +70,7 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
             Stage& stage = memory.stage[turn.stage];
             const std::int32_t next = index(tile + 1);
             const std::uint32_t valid = __ballot_sync(all_lanes, position >= 0);
-            mbarrier_wait(memory.empty[turn.stage], turn.parity ^ 1);
+            mbarrier_wait_block(memory.empty[turn.stage], turn.parity ^ 1);
             if (lane == 0) stage.valid[warp] = valid & 0xffffU;
             auto* to = reinterpret_cast<unsigned char*>(&stage.latents) + first_place;
 #pragma unroll
@@ -85,7 +85,7 @@ __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {
             }
             cp_async_commit();
             cp_async_wait<0>();
-            fence_proxy_async();
+            fence_proxy_async_shared();
             __syncwarp();
             if (lane == 0) mbarrier_arrive(memory.full[turn.stage]);
             position = next;
@@ -101,10 +101,10 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
     int round = 0;
     for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x), ++round) {
         RunningSoftmax softmax;
-        mbarrier_wait(memory.q_full, round % 2);
+        mbarrier_wait_block(memory.q_full, round % 2);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
             Stage& stage = memory.stage[turn.stage];
-            mbarrier_wait(memory.full[turn.stage], turn.parity);
+            mbarrier_wait_block(memory.full[turn.stage], turn.parity);
             float s[keys / 2];
             wgmma_fence();
             score<panels>(s, memory.q.panel, stage.latents.panel, false);
@@ -122,7 +122,7 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
                 for (int row = 0; row < 2; ++row)
                     stage.factor[wgmma_row(static_cast<int>(threadIdx.x), 2 * row)] = softmax.factor[row];
             if (tile + 1 == tiles) conclude(work, softmax, item, stage.one_over);
-            fence_proxy_async();
+            fence_proxy_async_shared();
             __syncwarp();
             if (lane_id() != 0) continue;
             mbarrier_arrive(memory.scored[turn.stage]);
@@ -141,8 +141,8 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
         float one_over[2];
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
             Stage& stage = memory.stage[turn.stage];
-            mbarrier_wait(memory.full[turn.stage], turn.parity);
-            mbarrier_wait(memory.scored[turn.stage], turn.parity);
+            mbarrier_wait_block(memory.full[turn.stage], turn.parity);
+            mbarrier_wait_block(memory.scored[turn.stage], turn.parity);
             if (tile > 0 && stage.rises[warp] != 0) {
                 const float factor[2] = {stage.factor[rows[0]], stage.factor[rows[1]]};
 #pragma unroll

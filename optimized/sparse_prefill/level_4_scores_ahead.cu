@@ -60,10 +60,16 @@ struct Turn {
 
 __device__ int tiles_of(const Work& work) { return work.tiles() * (keys / tile_keys); }  // even
 
-// The index of a slot of an item, -1 where there is none.
-__device__ std::int32_t index_of(const Work& work, int item, int slot) {
-    return item < work.items && slot < work.k ? work.kept[std::int64_t{work.query(item)} * work.k + slot] : -1;
-}
+// An item's indices, and nothing past its last slot.
+struct Indices {
+    const std::int32_t* row = nullptr;  // [k]
+    int k = 0;
+    Indices() = default;
+    __device__ Indices(const Work& work, int item)
+        : row(work.kept + std::int64_t{item < work.items ? work.query(item) : 0} * work.k),
+          k(item < work.items ? work.k : 0) {}
+    __device__ std::int32_t operator[](int slot) const { return slot < k ? row[slot] : -1; }
+};
 
 // The weighers' next tile. A warp brings 4 of its 32 rows, 8 lanes a row.
 class Gathering {
@@ -73,7 +79,8 @@ class Gathering {
           row_((warp_id() - 4) * 4 + lane_id() / 8),
           place_(place_of_piece(row_, lane_id() % 8)),
           item_(static_cast<int>(blockIdx.x)),
-          position_(index_of(work, item_, row_)) {}
+          indices_(work, item_),
+          position_(indices_[row_]) {}
 
     // Asks for the next tile, if there is one.
     __device__ void ask(Shared& memory) {
@@ -86,14 +93,19 @@ class Gathering {
         cp_async_arrive(memory.full[turn_.at]);
         turn_.next();
         first_slot_ += tile_keys;
-        if (first_slot_ == work_.tiles() * keys) first_slot_ = 0, item_ += static_cast<int>(gridDim.x);
-        position_ = index_of(work_, item_, first_slot_ + row_);
+        if (first_slot_ == work_.tiles() * keys) {
+            first_slot_ = 0;
+            item_ += static_cast<int>(gridDim.x);
+            indices_ = Indices(work_, item_);
+        }
+        position_ = indices_[first_slot_ + row_];
     }
 
    private:
     const Work& work_;
     const int row_, place_;  // this thread's, of a tile
     int item_;
+    Indices indices_;
     int first_slot_ = 0;
     std::int32_t position_;
     Turn<stages> turn_;
@@ -136,9 +148,10 @@ class Scorer {
         float even[tile_keys / 2], odd[tile_keys / 2];
         for (item_ = static_cast<int>(blockIdx.x); item_ < work_.items; item_ += static_cast<int>(gridDim.x)) {
             softmax_ = RunningSoftmax();
+            indices_ = Indices(work_, item_);
             slot_ = lane_id();
-            index_ = index_of(work_, item_, slot_);
-            mbarrier_wait(memory_.q_full, q_parity_);
+            index_ = indices_[slot_];
+            mbarrier_wait_block(memory_.q_full, q_parity_);
             q_parity_ ^= 1;
             score(even);
             wait(even);
@@ -168,9 +181,9 @@ class Scorer {
 
     // Issues q k^T of the next tile.
     __device__ void score(float (&s)[tile_keys / 2]) {
-        mbarrier_wait(memory_.full[tile_.at], tile_.parity);
-        fence_proxy_async();  // cp.async writes as threads do
-        const unsigned char* k = memory_.tile[tile_.at].at;
+        mbarrier_wait_block(memory_.full[tile_.at], tile_.parity);
+        fence_proxy_async_shared();  // cp.async writes as threads do
+        const unsigned char* k = memory_.tile[__shfl_sync(all_lanes, tile_.at, 0)].at;  // uniform, sees ptxas
         tile_.next();
         wgmma_fence();
         latent_tile::score<kept_panels, apart>(s, q_, k, false);
@@ -187,9 +200,9 @@ class Scorer {
     __device__ void tell(float (&s)[tile_keys / 2], bool last) {
         const std::uint32_t valid[1] = {__ballot_sync(all_lanes, index_ >= 0)};
         slot_ += tile_keys;
-        index_ = index_of(work_, item_, slot_);  // for the next time
+        index_ = indices_[slot_];  // for the next time
         const bool rises = softmax_.step(s, valid, to_log2_);
-        mbarrier_wait(memory_.weighed[p_.at], p_.parity ^ 1);
+        mbarrier_wait_block(memory_.weighed[p_.at], p_.parity ^ 1);
         store_weights(s, memory_.p[p_.at].at);
         Rescaling& rescaling = memory_.rescaling[p_.at];
         if (lane_id() == 0) rescaling.rises[warp_id()] = rises ? 1 : 0;
@@ -198,7 +211,7 @@ class Scorer {
             for (int row = 0; row < 2; ++row)
                 rescaling.factor[wgmma_row(static_cast<int>(threadIdx.x), 2 * row)] = softmax_.factor[row];
         if (last) conclude(work_, softmax_, item_, rescaling.one_over);
-        fence_proxy_async();
+        fence_proxy_async_shared();
         __syncwarp();
         if (lane_id() == 0) mbarrier_arrive(memory_.scored[p_.at]);
         p_.next();
@@ -211,6 +224,7 @@ class Scorer {
     KeptQ q_;
     RunningSoftmax softmax_;
     int item_ = 0;
+    Indices indices_;
     int slot_ = 0;            // lane i asks whether slot i of the next tile counts
     std::int32_t index_ = 0;  // what it holds
     int q_parity_ = 0;
@@ -231,7 +245,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, int half) {
         float one_over[2];
         for (int tile = 0; tile < tiles; ++tile) {
             const Rescaling& rescaling = memory.rescaling[p.at];
-            mbarrier_wait(memory.scored[p.at], p.parity);
+            mbarrier_wait_block(memory.scored[p.at], p.parity);
             if (tile > 0 && rescaling.rises[warp] != 0) {
                 const float factor[2] = {rescaling.factor[rows[0]], rescaling.factor[rows[1]]};
 #pragma unroll
