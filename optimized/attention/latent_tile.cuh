@@ -59,15 +59,16 @@ __device__ inline void score(float (&s)[half_n], const std::uint32_t (&q)[count 
         wgmma<bf16>(s, q[i], advanced(b, i / steps * apart + i % steps * 32), add || i > 0);
 }
 
-// out (+)= p v for as many of v's columns as `out` has, over p's keys (64, or 32 where its rows have 64 bytes):
-// [heads, columns]. v's panels lie `apart` bytes apart. (ptxas gives N = 256 to no kernel of 512 threads, whatever
-// setmaxnreg adds.)
-template <Swizzle of_p = wide, int apart = static_cast<int>(sizeof(Panel)), int half_n>
+// out (+)= p v for as many of v's columns as `out` has, over 16 `count` keys: [heads, columns]. p's rows are `of_p`
+// wide. v's panels lie `apart` bytes apart. (ptxas gives N = 256 to no kernel of 512 threads, whatever setmaxnreg
+// adds.)
+template <Swizzle of_p = wide, int apart = static_cast<int>(sizeof(Panel)), int count = span_of(of_p) / 32,
+          int half_n>
 __device__ inline void weigh(float (&out)[half_n], const void* p, const void* v, bool add) {
     constexpr Form values{.b_is_mn_major = true};
     const Descriptor a = k_major(p, of_p), b = mn_major(v, apart, wide);
 #pragma unroll
-    for (int i = 0; i < span_of(of_p) / 32; ++i)
+    for (int i = 0; i < count; ++i)
         wgmma<bf16, values>(out, advanced(a, i * 32), advanced(b, i * 16 * row_bytes), add || i > 0);
 }
 

@@ -31,7 +31,8 @@ __device__ void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where where = Wh
 // Whether the phase of this parity is complete; and until it is.
 __device__ bool mbarrier_test(Mbarrier& barrier, int parity, Where where = Where::current());
 __device__ void mbarrier_wait(Mbarrier& barrier, int parity, Where where = Where::current());
-// For arrivals of this block only: without the invalidation of the L1 cache (CCTL.IVALL) that the cluster's scope costs.
+// For arrivals of this block only: without the invalidation of the L1 cache (CCTL.IVALL) that the cluster's scope
+// costs.
 __device__ void mbarrier_wait_block(Mbarrier& barrier, int parity, Where where = Where::current());
 
 #if defined(DSA_SIMULATOR)
@@ -127,11 +128,10 @@ __device__ inline void mbarrier_wait(Mbarrier& barrier, int parity, Where) {
 __device__ inline void mbarrier_wait_block(Mbarrier& barrier, int parity, Where) {
     std::uint32_t complete = 0;
     while (complete == 0)
-        asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
-            : "=r"(complete)
-            : "r"(shared_address(&barrier)), "r"(parity)
-            : "memory");
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+                     : "=r"(complete)
+                     : "r"(shared_address(&barrier)), "r"(parity)
+                     : "memory");
 }
 
 #endif
