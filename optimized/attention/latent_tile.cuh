@@ -82,9 +82,9 @@ struct RunningSoftmax {
     float factor[2] = {};  // by which older sums of this step are multiplied
 
     // s becomes p, and 0 where the key's bit of `valid` (32 keys a word) is not set. to_log2: scale / ln 2, positive.
-    // Whether older sums of any row of this warp are rescaled.
+    // Bits of no key are set. Whether older sums of any row of this warp are rescaled.
     template <int half_n>
-    __device__ bool step(float (&s)[half_n], const std::uint32_t (&valid)[half_n / 16], float to_log2) {
+    __device__ bool step(float (&s)[half_n], const std::uint32_t (&valid)[(half_n + 15) / 16], float to_log2) {
         std::uint32_t all = 0xffffffffU;
         for (const std::uint32_t word : valid) all &= word;
         if (all != 0xffffffffU) {
@@ -130,11 +130,11 @@ struct RunningSoftmax {
     }
 };
 
-// p to shared memory, as A of p v: [heads, 2 half_n keys], swizzled over a row. All warps of the warpgroup have their
-// rows.
+// p to shared memory, as A of p v: [heads, 2 half_n keys], swizzled over a row of 128, 64 or 32 bytes. All warps of
+// the warpgroup have their rows.
 template <int half_n>
-__device__ inline void store_weights(const float (&p)[half_n], void* to) {
-    constexpr Swizzle of_p = half_n == 32 ? Swizzle::bytes_128 : Swizzle::bytes_64;
+__device__ inline void store_weights(const float* p, void* to) {
+    constexpr Swizzle of_p = half_n == 32 ? Swizzle::bytes_128 : half_n == 16 ? Swizzle::bytes_64 : Swizzle::bytes_32;
     static_assert(half_n * 4 == span_of(of_p));
     const int lane = lane_id(), matrix = lane / 8;
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;

@@ -115,7 +115,7 @@ __device__ void score_tiles(Shared& memory, const Work& work) {
                                             stage.valid[2] | stage.valid[3] << 16};
             const bool rises = softmax.step(s, valid, to_log2);
             barrier_sync(scorers, warpgroup);  // all four warps' products have read the last panel
-            store_weights(s, &stage.latents.weights());
+            store_weights<keys / 2>(s, &stage.latents.weights());
             if (lane_id() == 0) stage.rises[warp] = rises ? 1 : 0;
             if (rises && lane_id() % 4 == 0)
 #pragma unroll

@@ -3,7 +3,7 @@
 // level 1  one block a head: a thread scores a position, then sums columns
 // level 2  a row is gathered once for 64 heads; tensor cores
 // level 3  wgmma; a warpgroup gathers, one scores, two weigh
-// level 4  a ring of 2.5 tiles, given back by halves; part of q in registers
+// level 4  three tiles of 48 keys; p v waits for the next q k^T and runs beside its softmax; part of q in registers
 #pragma once
 
 #include "optimized/attention/result.h"

@@ -11,7 +11,11 @@
 namespace dsa::latent_tile {
 
 inline constexpr int warpgroup = 128;
+#if defined(DSA_SIMULATOR)
+inline constexpr int multiprocessors = 2;  // small cases shall give a block several items too
+#else
 inline constexpr int multiprocessors = 132;
+#endif
 inline constexpr float one_over_ln2 = 1.44269504088896340736F;
 
 // An item is 64 heads of a query, or what the last ones are fewer. A block takes every gridDim.x-th.

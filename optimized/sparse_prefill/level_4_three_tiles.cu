@@ -1,6 +1,7 @@
-// Level 4. A stage of level 3 waits for its p v, then for its gather, and both stand in the way of the next scores.
-// Here a tile is given back by halves of 32 rows, and there is room for half a tile more, because four of q's panels
-// live in the scorers' registers: a ring of 2.5 tiles. The sums leave by tensor stores, through the panels of the
+// Level 4. A stage of level 3 waits for its p v and then for its gather, and q k^T, p v and the gather of the next
+// tiles wait for the softmax. Here tiles are smaller, 48 keys, so that there are three, and five of q's panels live
+// in the scorers' registers. With room for three tiles p v of a tile can wait until q k^T of the next one is done:
+// then the tensor cores have p v to do while that one's softmax is made. The sums leave by tensor stores, through the
 // last tile.
 #include "optimized/attention/selected.h"
 #include "optimized/hopper/barrier.h"
@@ -18,18 +19,20 @@ namespace {
 using namespace latent_tile;
 
 constexpr int threads = 4 * warpgroup;
-constexpr int kept_panels = 4;                        // of q, in registers
-constexpr int unit_rows = 32;                         // what is gathered and given back at once
-constexpr int units = 5;                              // of the ring
-constexpr int apart = units * unit_rows * row_bytes;  // of panels
-constexpr int most_tiles = 3;                         // that are anywhere between scores and sums
+constexpr int kept_panels = 5;  // of q, in registers
+constexpr int tile_keys = 48;
+constexpr int stages = 3;
+constexpr int apart = tile_keys * row_bytes;  // of a tile's panels
+constexpr int second_p = heads * 64;          // where p's keys from 32 on begin
+#ifndef WAIT_FOR_NEXT
+#define WAIT_FOR_NEXT 1
+#endif
+constexpr bool wait_for_next = WAIT_FOR_NEXT != 0;
 enum : int { scorers_barrier = 1, weighers_barrier = 2 };
 
-// A tile's 64 rows must lie together, also when they are the ring's last 32 and its first 32. Then the second half
-// lies behind the first, where the first rows of the next panel would be: one panel further on than it lies
-// otherwise. Hence 32 more rows at the end.
-struct alignas(1024) Ring {
-    unsigned char at[panels * apart + unit_rows * row_bytes];
+// The last panel, of the rotated columns, becomes p when the tile is scored: [heads, 32] and [heads, 16].
+struct alignas(1024) Tile {
+    unsigned char at[panels * apart];  // [panels, tile_keys, panel_columns]
 };
 struct Rescaling {
     std::uint32_t rises[4];  // whether rows of warp w are rescaled
@@ -37,27 +40,24 @@ struct Rescaling {
     float one_over[heads];   // after an item's last tile: what its sums are multiplied by
 };
 struct Shared {
-    Ring ring;
+    Tile tile[stages];
     Panel q[panels - kept_panels];
-    Rescaling rescaling[most_tiles];
+    Rescaling rescaling[stages];
     Mbarrier q_full;
-    Mbarrier full[units];         // rows are there
-    Mbarrier empty[units];        // and have been weighed
-    Mbarrier scored[most_tiles];  // p is there
+    Mbarrier full[stages];        // rows are there
+    Mbarrier multiplied[stages];  // q k^T is done
+    Mbarrier scored[stages];      // p is there
+    Mbarrier empty[stages];       // p v is done
 };
 
-// A place in a ring of n.
-template <int n>
+// The tile that comes next, counted over all items of a block.
 struct Turn {
     int at = 0, parity = 0;
     __device__ void next() {
-        if (++at == n) at = 0, parity ^= 1;
+        if (++at == stages) at = 0, parity ^= 1;
     }
 };
-// Where the tile that begins with this unit lies in each panel. All lanes say the same, and ptxas shall know it.
-__device__ inline int place_of(const Turn<units>& first) {
-    return __shfl_sync(all_lanes, first.at, 0) * unit_rows * row_bytes;
-}
+__device__ int tiles_of(const Work& work) { return work.k == 0 ? 1 : (work.k + tile_keys - 1) / tile_keys; }
 
 // An item's indices, and nothing past its last slot.
 struct Indices {
@@ -68,32 +68,32 @@ struct Indices {
     __device__ std::int32_t operator[](int slot) const { return slot < k ? row[slot] : -1; }
 };
 
-// Warp w brings rows 8 w ... 8 w + 7 of a unit, 8 lanes a row.
+// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row.
 __device__ void gather(Shared& memory, const Work& work) {
-    const int lane = lane_id(), row = warp_id() * 8 + lane / 8;
+    constexpr int rounds = tile_keys / 16;
+    const int lane = lane_id(), row = warp_id() * 4 * rounds + lane / 8;
     const int first_place = place_of_piece(row, lane % 8);
-    const int four_rows_on = 4 * row_bytes + ((first_place & 64) == 0 ? 64 : -64);  // the swizzle's third bit
-    Turn<units> turn;
+    const int other_half =
+        (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
+    const int tiles = tiles_of(work);
+    Turn turn;
     for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
         const Indices indices(work, item);
-        const int slots = work.tiles() * keys;
-        std::int32_t position[2] = {indices[row], indices[row + 4]};
-        int place = 0;
-        for (int slot = 0; slot < slots; slot += unit_rows, turn.next()) {
-            const bool first = slot % keys == 0;  // of its tile; the second half lies behind it
-            place = first ? turn.at * unit_rows * row_bytes : place + unit_rows * row_bytes;
-            const std::int32_t next[2] = {indices[slot + unit_rows + row], indices[slot + unit_rows + row + 4]};
-            mbarrier_wait_block(memory.empty[turn.at], turn.parity ^ 1);
-            unsigned char* to = memory.ring.at + place + first_place;
+        std::int32_t position[rounds];
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < rounds; ++i) position[i] = indices[row + 4 * i];
+        for (int tile = 0; tile < tiles; ++tile, turn.next()) {
+            unsigned char* to = memory.tile[turn.at].at + first_place;
+            mbarrier_wait_block(memory.empty[turn.at], turn.parity ^ 1);
+#pragma unroll
+            for (int i = 0; i < rounds; ++i) {
                 const bool counts = position[i] >= 0;
                 const bf16* from = work.kv + (counts ? std::int64_t{position[i]} * d : 0) + lane % 8 * 8;
+                unsigned char* there = to + 4 * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
 #pragma unroll
                 for (int panel = 0; panel < panels; ++panel)
-                    cp_async<16>(to + panel * apart + i * four_rows_on, from + panel * panel_columns,
-                                 counts ? 16 : 0);
-                position[i] = next[i];
+                    cp_async<16>(there + panel * apart, from + panel * panel_columns, counts ? 16 : 0);
+                position[i] = indices[(tile + 1) * tile_keys + row + 4 * i];
             }
             cp_async_arrive(memory.full[turn.at]);
         }
@@ -127,14 +127,13 @@ __device__ void load_rest_of_q(Shared& memory, const Work& work, const TensorMap
 
 __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q_map) {
     const float to_log2 = work.result.scale * one_over_ln2;
-    const int warp = warp_id() % 4, tiles = work.tiles();
+    const int warp = warp_id() % 4, tiles = tiles_of(work);
     const bool first_thread = threadIdx.x % warpgroup == 0;
     int item = static_cast<int>(blockIdx.x);
     KeptQ q;
     load_q(q, work, item);
     if (first_thread) load_rest_of_q(memory, work, q_map, item);
-    Turn<units> unit;
-    Turn<most_tiles> turn;
+    Turn turn;
     int round = 0;
     for (; item < work.items; item += static_cast<int>(gridDim.x), ++round) {
         RunningSoftmax softmax;
@@ -142,20 +141,21 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
         std::int32_t index[2] = {indices[lane_id()], indices[lane_id() + 32]};
         mbarrier_wait_block(memory.q_full, round % 2);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
-            unsigned char* k = memory.ring.at + place_of(unit);
-            for (int i = 0; i < 2; ++i, unit.next()) mbarrier_wait_block(memory.full[unit.at], unit.parity);
+            unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.at, 0)].at;  // uniform, sees ptxas
+            mbarrier_wait_block(memory.full[turn.at], turn.parity);
             fence_proxy_async_shared();  // cp.async writes as threads do
-            float s[keys / 2];
+            float s[tile_keys / 2];
             wgmma_fence();
             score<kept_panels, apart>(s, q, k, false);
             score<panels - kept_panels, apart>(s, memory.q, k + kept_panels * apart, true);
             wgmma_commit();
             const std::uint32_t valid[2] = {__ballot_sync(all_lanes, index[0] >= 0),
-                                            __ballot_sync(all_lanes, index[1] >= 0)};
+                                            __ballot_sync(all_lanes, index[1] >= 0) | 0xffff0000U};
 #pragma unroll
-            for (int i = 0; i < 2; ++i) index[i] = indices[(tile + 1) * keys + i * 32 + lane_id()];
+            for (int i = 0; i < 2; ++i) index[i] = indices[(tile + 1) * tile_keys + i * 32 + lane_id()];
             wgmma_wait<0>();
             hold(s);
+            if (lane_id() == 0) mbarrier_arrive(memory.multiplied[turn.at]);
             const bool last = tile + 1 == tiles;
             const int next = item + static_cast<int>(gridDim.x);
             barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q and k
@@ -164,7 +164,9 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
                 load_q(q, work, next);
             }
             const bool rises = softmax.step(s, valid, to_log2);
-            store_weights(s, k + value_panels * apart);
+            unsigned char* p = k + value_panels * apart;
+            store_weights<16>(s, p);
+            store_weights<8>(s + 16, p + second_p);
             Rescaling& rescaling = memory.rescaling[turn.at];
             if (lane_id() == 0) rescaling.rises[warp] = rises ? 1 : 0;
             if (rises && lane_id() % 4 == 0)
@@ -181,18 +183,21 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
 
 // half: of the value's columns.
 __device__ void weigh_tiles(Shared& memory, const Work& work, const TensorMap& out_map, int half) {
-    const int warp = warp_id() % 4, tiles = work.tiles();
+    const int warp = warp_id() % 4, tiles = tiles_of(work);
     const int rows[2] = {wgmma_row(static_cast<int>(threadIdx.x), 0), wgmma_row(static_cast<int>(threadIdx.x), 2)};
-    Turn<units> unit;
-    Turn<most_tiles> turn;
+    Turn turn;
     for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
         float out[2][d_v / 8];  // [2, heads, d_v / 4]
-        for (int tile = 0; tile < tiles; ++tile, turn.next()) {
+        for (int tile = 0; tile < tiles; ++tile) {
             const Rescaling& rescaling = memory.rescaling[turn.at];
-            unsigned char* k = memory.ring.at + place_of(unit);
+            const int now = turn.at;
+            unsigned char* k = memory.tile[__shfl_sync(all_lanes, now, 0)].at;
             unsigned char* v = k + half * value_panels / 2 * apart;
             const unsigned char* p = k + value_panels * apart;
-            mbarrier_wait_block(memory.scored[turn.at], turn.parity);
+            mbarrier_wait_block(memory.scored[now], turn.parity);
+            turn.next();
+            const bool last = tile + 1 == tiles;
+            if (wait_for_next && !last) mbarrier_wait_block(memory.multiplied[turn.at], turn.parity);
             if (tile > 0 && rescaling.rises[warp] != 0) {
                 const float factor[2] = {rescaling.factor[rows[0]], rescaling.factor[rows[1]]};
 #pragma unroll
@@ -204,47 +209,37 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, const TensorMap& o
             for (float(&part)[d_v / 8] : out) hold(part);
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-#pragma unroll
-                for (int part = 0; part < 2; ++part)
-                    weigh<wide, apart, steps / 2>(out[part], p + i * row_bytes / 2,
-                                                  v + part * value_panels / 4 * apart + i * unit_rows * row_bytes,
-                                                  tile > 0 || i > 0);
-                wgmma_commit();
+            for (int part = 0; part < 2; ++part) {
+                const unsigned char* columns = v + part * value_panels / 4 * apart;
+                weigh<Swizzle::bytes_64, apart>(out[part], p, columns, tile > 0);
+                weigh<Swizzle::bytes_32, apart>(out[part], p + second_p, columns + 32 * row_bytes, true);
             }
-            const bool last = tile + 1 == tiles;
-            const int first = unit.at;
-            unit.next();
-            const int second = unit.at;
-            unit.next();
-            wgmma_wait<1>();
-            __syncwarp();
-            if (!last && lane_id() == 0) mbarrier_arrive(memory.empty[first]);
+            wgmma_commit();
             wgmma_wait<0>();
 #pragma unroll
             for (float(&part)[d_v / 8] : out) hold(part);
             if (last) {
-                barrier_sync(weighers_barrier + half, warpgroup);  // v's panels are this warpgroup's own
+                const float one_over[2] = {rescaling.one_over[rows[0]], rescaling.one_over[rows[1]]};
 #pragma unroll
-                for (int part = 0; part < 2; ++part)
-                    store_panels<apart>(out[part], {rescaling.one_over[rows[0]], rescaling.one_over[rows[1]]},
-                                        v + part * value_panels / 4 * apart);
-                fence_proxy_async_shared();
-                barrier_sync(weighers_barrier + half, warpgroup);
-                if (threadIdx.x % warpgroup == 0) {
-                    for (int panel = 0; panel < value_panels / 2; ++panel)
+                for (int part = 0; part < 2; ++part) {
+                    // v's panels are this warpgroup's own: all its warps have weighed them, or the store has read
+                    // them.
+                    barrier_sync(weighers_barrier + half, warpgroup);
+                    store_panels<sizeof(Panel)>(out[part], one_over, v);
+                    fence_proxy_async_shared();
+                    barrier_sync(weighers_barrier + half, warpgroup);
+                    if (threadIdx.x % warpgroup != 0) continue;
+                    for (int panel = 0; panel < value_panels / 4; ++panel)
                         tma_store(out_map,
-                                  {(half * value_panels / 2 + panel) * panel_columns, work.first_head(item),
-                                   work.query(item)},
-                                  v + panel * apart);
+                                  {((2 * half + part) * value_panels / 4 + panel) * panel_columns,
+                                   work.first_head(item), work.query(item)},
+                                  v + panel * static_cast<int>(sizeof(Panel)));
                     bulk_commit();
                     bulk_wait_read<0>();
                 }
-                __syncwarp();
-                if (lane_id() == 0) mbarrier_arrive(memory.empty[first]);
             }
             __syncwarp();
-            if (lane_id() == 0) mbarrier_arrive(memory.empty[second]);
+            if (lane_id() == 0) mbarrier_arrive(memory.empty[now]);
         }
     }
     if (threadIdx.x % warpgroup == 0) bulk_wait<0>();
@@ -255,11 +250,12 @@ __global__ void __launch_bounds__(threads, 1)
     Shared& memory = shared<Shared>();
     if (threadIdx.x == 0) {
         mbarrier_init(memory.q_full, 1);
-        for (int i = 0; i < units; ++i) {
+        for (int i = 0; i < stages; ++i) {
             mbarrier_init(memory.full[i], warpgroup);
+            mbarrier_init(memory.multiplied[i], 4);
+            mbarrier_init(memory.scored[i], 4);
             mbarrier_init(memory.empty[i], 8);
         }
-        for (Mbarrier& scored : memory.scored) mbarrier_init(scored, 4);
         fence_mbarrier_init();
     }
     __syncthreads();
