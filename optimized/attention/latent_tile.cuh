@@ -93,31 +93,40 @@ struct RunningSoftmax {
             for (int i = 0; i < half_n; ++i)
                 if ((valid[i / 16] >> first & 1U << (i / 4 * 8 % 32 + i % 2)) == 0) s[i] = minus_infinity();
         }
+        // Both rows side by side: one warp a scheduler has only them to hide its latencies.
+        float most[2] = {largest[0], largest[1]};
+#pragma unroll
+        for (int i = 0; i < half_n; i += 4)
+#pragma unroll
+            for (int row = 0; row < 2; ++row)
+                most[row] = fmaxf(most[row], fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
+#pragma unroll
+        for (int flip = 1; flip < 4; flip *= 2)
+#pragma unroll
+            for (int row = 0; row < 2; ++row)
+                most[row] = fmaxf(most[row], __shfl_xor_sync(all_lanes, most[row], flip));
         bool rises = false;
+        float below[2];
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
-            float most = largest[row];
-#pragma unroll
-            for (int i = 0; i < half_n; i += 4) most = fmaxf(most, fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
-#pragma unroll
-            for (int flip = 1; flip < 4; flip *= 2) most = fmaxf(most, __shfl_xor_sync(all_lanes, most, flip));
-            largest[row] = most;
-            factor[row] = 1.0F;
-            if ((most - reference[row]) * to_log2 > let_grow) {
-                factor[row] = exp2_of((reference[row] - most) * to_log2);
-                reference[row] = most;
-                rises = true;
-            }
-            const float below = reference[row] == minus_infinity() ? 0.0F : reference[row] * to_log2;
-            float added = 0.0F;
-#pragma unroll
-            for (int i = 0; i < half_n; ++i) {
-                if (i / 2 % 2 != row) continue;
-                s[i] = exp2_of(s[i] * to_log2 - below);
-                added += s[i];
-            }
-            sum[row] = sum[row] * factor[row] + added;
+            const bool beyond = (most[row] - reference[row]) * to_log2 > let_grow;
+            const float to = beyond ? most[row] : reference[row];
+            const float moved = exp2_of((reference[row] - to) * to_log2);
+            factor[row] = beyond ? moved : 1.0F;
+            reference[row] = to;
+            largest[row] = most[row];
+            below[row] = to == minus_infinity() ? 0.0F : to * to_log2;
+            rises = rises || beyond;
         }
+        float added[2][2] = {};
+#pragma unroll
+        for (int i = 0; i < half_n; ++i) {
+            const int row = i / 2 % 2;
+            s[i] = exp2_of(s[i] * to_log2 - below[row]);
+            added[row][i % 2] += s[i];
+        }
+#pragma unroll
+        for (int row = 0; row < 2; ++row) sum[row] = sum[row] * factor[row] + (added[row][0] + added[row][1]);
         return __any_sync(all_lanes, rises) != 0;
     }
 

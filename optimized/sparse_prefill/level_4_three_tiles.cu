@@ -158,13 +158,11 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
             if (lane_id() == 0) mbarrier_arrive(memory.multiplied[turn.at]);
             const bool last = tile + 1 == tiles;
             const int next = item + static_cast<int>(gridDim.x);
-            barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q and k
-            if (last && next < work.items) {
-                if (first_thread) load_rest_of_q(memory, work, q_map, next);
-                load_q(q, work, next);
-            }
+            if (last && next < work.items) load_q(q, work, next);
             const bool rises = softmax.step(s, valid, to_log2);
             unsigned char* p = k + value_panels * apart;
+            barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q and k
+            if (last && next < work.items && first_thread) load_rest_of_q(memory, work, q_map, next);
             store_weights<16>(s, p);
             store_weights<8>(s + 16, p + second_p);
             Rescaling& rescaling = memory.rescaling[turn.at];
