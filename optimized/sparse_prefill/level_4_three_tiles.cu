@@ -24,15 +24,14 @@ constexpr int tile_keys = 48;
 constexpr int stages = 3;
 constexpr int apart = tile_keys * row_bytes;  // of a tile's panels
 constexpr int second_p = heads * 64;          // where p's keys from 32 on begin
-#ifndef WAIT_FOR_NEXT
-#define WAIT_FOR_NEXT 1
-#endif
-constexpr bool wait_for_next = WAIT_FOR_NEXT != 0;
 enum : int { scorers_barrier = 1, weighers_barrier = 2 };
 
-// The last panel, of the rotated columns, becomes p when the tile is scored: [heads, 32] and [heads, 16].
 struct alignas(1024) Tile {
     unsigned char at[panels * apart];  // [panels, tile_keys, panel_columns]
+};
+// Not in the place of the rotated columns, as in level 3: then the scorers' four warps would wait for each other.
+struct alignas(1024) Weights {
+    unsigned char at[heads * tile_keys * 2];  // [heads, 32] and [heads, 16]
 };
 struct Rescaling {
     std::uint32_t rises[4];  // whether rows of warp w are rescaled
@@ -42,6 +41,7 @@ struct Rescaling {
 struct Shared {
     Tile tile[stages];
     Panel q[panels - kept_panels];
+    Weights p[stages];
     Rescaling rescaling[stages];
     Mbarrier q_full;
     Mbarrier full[stages];        // rows are there
@@ -138,12 +138,14 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
     for (; item < work.items; item += static_cast<int>(gridDim.x), ++round) {
         RunningSoftmax softmax;
         const Indices indices(work, item);
-        std::int32_t index[2] = {indices[lane_id()], indices[lane_id() + 32]};
         mbarrier_wait_block(memory.q_full, round % 2);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
             unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.at, 0)].at;  // uniform, sees ptxas
             mbarrier_wait_block(memory.full[turn.at], turn.parity);
             fence_proxy_async_shared();  // cp.async writes as threads do
+            std::int32_t index[2];  // after the fence, which would wait for them; the products hide them
+#pragma unroll
+            for (int i = 0; i < 2; ++i) index[i] = indices[tile * tile_keys + i * 32 + lane_id()];
             float s[tile_keys / 2];
             wgmma_fence();
             score<kept_panels, apart>(s, q, k, false);
@@ -151,18 +153,18 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
             wgmma_commit();
             const std::uint32_t valid[2] = {__ballot_sync(all_lanes, index[0] >= 0),
                                             __ballot_sync(all_lanes, index[1] >= 0) | 0xffff0000U};
-#pragma unroll
-            for (int i = 0; i < 2; ++i) index[i] = indices[(tile + 1) * tile_keys + i * 32 + lane_id()];
             wgmma_wait<0>();
             hold(s);
             if (lane_id() == 0) mbarrier_arrive(memory.multiplied[turn.at]);
             const bool last = tile + 1 == tiles;
             const int next = item + static_cast<int>(gridDim.x);
-            if (last && next < work.items) load_q(q, work, next);
+            if (last && next < work.items) {
+                barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q
+                if (first_thread) load_rest_of_q(memory, work, q_map, next);
+                load_q(q, work, next);
+            }
             const bool rises = softmax.step(s, valid, to_log2);
-            unsigned char* p = k + value_panels * apart;
-            barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q and k
-            if (last && next < work.items && first_thread) load_rest_of_q(memory, work, q_map, next);
+            unsigned char* p = memory.p[turn.at].at;
             store_weights<16>(s, p);
             store_weights<8>(s + 16, p + second_p);
             Rescaling& rescaling = memory.rescaling[turn.at];
@@ -191,11 +193,11 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, const TensorMap& o
             const int now = turn.at;
             unsigned char* k = memory.tile[__shfl_sync(all_lanes, now, 0)].at;
             unsigned char* v = k + half * value_panels / 2 * apart;
-            const unsigned char* p = k + value_panels * apart;
+            const unsigned char* p = memory.p[__shfl_sync(all_lanes, now, 0)].at;
             mbarrier_wait_block(memory.scored[now], turn.parity);
             turn.next();
             const bool last = tile + 1 == tiles;
-            if (wait_for_next && !last) mbarrier_wait_block(memory.multiplied[turn.at], turn.parity);
+            if (!last) mbarrier_wait_block(memory.multiplied[turn.at], turn.parity);
             if (tile > 0 && rescaling.rises[warp] != 0) {
                 const float factor[2] = {rescaling.factor[rows[0]], rescaling.factor[rows[1]]};
 #pragma unroll
