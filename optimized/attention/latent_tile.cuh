@@ -98,8 +98,7 @@ struct RunningSoftmax {
 #pragma unroll
         for (int i = 0; i < half_n; i += 4)
 #pragma unroll
-            for (int row = 0; row < 2; ++row)
-                most[row] = fmaxf(most[row], fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
+            for (int row = 0; row < 2; ++row) most[row] = fmaxf(most[row], fmaxf(s[i + 2 * row], s[i + 2 * row + 1]));
 #pragma unroll
         for (int flip = 1; flip < 4; flip *= 2)
 #pragma unroll

@@ -143,7 +143,7 @@ __device__ void score_tiles(Shared& memory, const Work& work, const TensorMap& q
             unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.at, 0)].at;  // uniform, sees ptxas
             mbarrier_wait_block(memory.full[turn.at], turn.parity);
             fence_proxy_async_shared();  // cp.async writes as threads do
-            std::int32_t index[2];  // after the fence, which would wait for them; the products hide them
+            std::int32_t index[2];       // after the fence, which would wait for them; the products hide them
 #pragma unroll
             for (int i = 0; i < 2; ++i) index[i] = indices[tile * tile_keys + i * 32 + lane_id()];
             float s[tile_keys / 2];
