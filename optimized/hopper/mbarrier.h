@@ -33,7 +33,7 @@ __device__ bool mbarrier_test(Mbarrier& barrier, int parity, Where where = Where
 __device__ void mbarrier_wait(Mbarrier& barrier, int parity, Where where = Where::current());
 // The same where only this block's threads and copies arrive: acquires at the block's scope, which leaves the L1
 // cache alone.
-__device__ void mbarrier_wait_local(Mbarrier& barrier, int parity, Where where = Where::current());
+__device__ void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where = Where::current());
 
 #if defined(DSA_SIMULATOR)
 
@@ -68,7 +68,7 @@ inline bool mbarrier_test(Mbarrier& barrier, int parity, Where where) {
 inline void mbarrier_wait(Mbarrier& barrier, int parity, Where where) {
     simulator::mbarriers().wait(&barrier.state, static_cast<std::uint32_t>(parity), where);
 }
-inline void mbarrier_wait_local(Mbarrier& barrier, int parity, Where where) { mbarrier_wait(barrier, parity, where); }
+inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where) { mbarrier_wait(barrier, parity, where); }
 
 #else
 
@@ -125,7 +125,7 @@ __device__ inline void mbarrier_wait(Mbarrier& barrier, int parity, Where) {
             : "r"(shared_address(&barrier)), "r"(parity)
             : "memory");
 }
-__device__ inline void mbarrier_wait_local(Mbarrier& barrier, int parity, Where) {
+__device__ inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where) {
     std::uint32_t complete = 0;
     while (complete == 0)
         asm volatile(

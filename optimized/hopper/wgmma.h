@@ -43,8 +43,8 @@ __device__ constexpr int wgmma_row(int thread, int i) {
 }
 __device__ constexpr int wgmma_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 
-// All 128 threads of the warpgroup come. T: bf16 or e4m3. half_n: N / 2, N one of 8, 16, 32, 64, 96, 128, 192, 256.
-// add: to what d holds; else to nothing.
+// All 128 threads of the warpgroup come. T: bf16 or e4m3. half_n: N / 2, N one of 8, 16, 32, 48, 64, 96, 128, 192,
+// 256. add: to what d holds; else to nothing.
 template <class T, Form form = Form{}, int half_n>
 __device__ void wgmma(float (&d)[half_n], Descriptor a, Descriptor b, bool add, Where where = Where::current());
 template <class T, Form form = Form{}, int half_n>
@@ -68,9 +68,9 @@ namespace detail {
 template <class T, Form form, int half_n>
 __device__ constexpr void check_form() {
     static_assert(sizeof(T) == 2 || !(form.a_is_mn_major || form.b_is_mn_major), "e4m3 operands are K-major");
-    static_assert(half_n == 4 || half_n == 8 || half_n == 16 || half_n == 32 || half_n == 48 || half_n == 64 ||
-                      half_n == 96 || half_n == 128,
-                  "N is one of 8, 16, 32, 64, 96, 128, 192, 256");
+    static_assert(half_n == 4 || half_n == 8 || half_n == 16 || half_n == 24 || half_n == 32 || half_n == 48 ||
+                      half_n == 64 || half_n == 96 || half_n == 128,
+                  "N is one of 8, 16, 32, 48, 64, 96, 128, 192, 256");
 }
 
 }  // namespace detail

@@ -166,13 +166,13 @@ __device__ void produce(Memory& memory, const Problem& problem) {
     Turn<2> set;
     Walk<S> walk(memory);
     for (Run run; walk.next(problem, run); set.next()) {
-        mbarrier_wait_local(memory.queries_empty[set.stage], set.parity ^ 1);
+        mbarrier_wait_in_block(memory.queries_empty[set.stage], set.parity ^ 1);
         mbarrier_arrive_expect(memory.queries_full[set.stage], static_cast<int>(sizeof memory.queries[0]));
         for (int q = 0; q < Memory::query_sets; ++q)
             problem.bring_queries(memory.queries[set.stage][q], run.group, q, memory.queries_full[set.stage]);
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
             Mbarrier& full = memory.full[turn.stage];
-            mbarrier_wait_local(memory.empty[turn.stage], turn.parity ^ 1);
+            mbarrier_wait_in_block(memory.empty[turn.stage], turn.parity ^ 1);
             mbarrier_arrive_expect(full, static_cast<int>(sizeof memory.keys[0] + sizeof memory.k_scale[0]));
             problem.bring_keys(memory.keys[turn.stage], memory.k_scale[turn.stage], run.group, tile, full);
         }
@@ -201,11 +201,11 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
         const int t_end = min(last, t_0 + S::queries);
         bring_weights<S>(weights, problem, t_0, t_end, relu == Relu::by_absolute ? 0.5F : 1.0F);
         take.begin(t_0, t_end);
-        mbarrier_wait_local(memory.queries_full[set.stage], set.parity);
+        mbarrier_wait_in_block(memory.queries_full[set.stage], set.parity);
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
             if (!share_keys && number++ % consumers != consumer) continue;
-            mbarrier_wait_local(memory.full[turn.stage], turn.parity);
+            mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
             begin_dots<S>(dots, memory.keys[turn.stage], queries);
             float scales[S::scores];
 #pragma unroll

@@ -49,7 +49,7 @@ __device__ void produce(Memory<columns>& memory, const TensorMap& x, const Tenso
     for (int at = 0; at < k; at += depth, turn.next()) {
         auto& stage = memory.stage[turn.stage];
         Mbarrier& full = memory.full[turn.stage];
-        mbarrier_wait(memory.empty[turn.stage], turn.parity ^ 1);
+        mbarrier_wait_in_block(memory.empty[turn.stage], turn.parity ^ 1);
         mbarrier_arrive_expect(full, static_cast<int>(sizeof stage.x + sizeof stage.w));
         tma_load(stage.x, x, {at, row, h}, full);
         if constexpr (k_side_by_side) {
@@ -69,7 +69,7 @@ __device__ void consume(Memory<columns>& memory, float (&sums)[columns / 2], int
     constexpr int w_step = k_side_by_side ? step * 2 : step * 128;  // bytes
     Turn<columns> turn, before;
     for (int at = 0; at < k; at += depth, turn.next()) {
-        mbarrier_wait(memory.full[turn.stage], turn.parity);
+        mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
         const auto& stage = memory.stage[turn.stage];
         const Descriptor x = k_major(stage.x + consumer * 64 * depth, wide);
         const Descriptor w = k_side_by_side ? k_major(stage.w, wide) : mn_major(stage.w, 64 * depth * 2, wide);

@@ -2,6 +2,8 @@
 //
 // level 1  one block a head: a thread scores a position, then sums columns
 // level 2  a row is gathered once for 64 heads; tensor cores
+// level 3  wgmma; a warpgroup gathers, one scores, two weigh
+// level 4  three tiles of 48 keys; p v waits for the next q k^T and runs beside its softmax; part of q in registers
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -26,5 +28,8 @@ std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
 void sparse_prefill_level_1(const SparsePrefill& call);
 void sparse_prefill_level_2(const SparsePrefill& call);
 std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
+void sparse_prefill_level_3(const SparsePrefill& call);
+std::string sparse_prefill_level_3_declines(const SparsePrefill& call);
+void sparse_prefill_level_4(const SparsePrefill& call);
 
 }  // namespace dsa

@@ -131,6 +131,24 @@ def test_levels_agree_under_any_schedule(op, program, tmp_path):
             assert worst <= bound, f"{name} of level {level} is off by {worst}; {bound} is allowed"
 
 
+def test_latents_agree_on_wgmma(program, tmp_path):
+    """Levels 3 and 4 of sparse_prefill take V3.2's widths only: two groups of heads, the second not full, several items a block."""
+    tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(2, 90, 170), "sink": normal(70, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
+    for level in (3, 4):
+        got = results(program, "sparse_prefill", folder, tmp_path / f"{level}", level=level)
+        again = results(program, "sparse_prefill", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
+        for name, array in got.items():
+            assert array.tobytes() == again[name].tobytes(), f"{name} of level {level} depends on the schedule"
+            mine, theirs = numbers(name, array), numbers(name, first[name])
+            finite = np.isfinite(theirs)
+            assert np.array_equal(mine[~finite], theirs[~finite])
+            bound = SHARE.get(name, FLOAT_SHARE) * np.abs(theirs[finite]).max()
+            worst = np.abs(mine[finite] - theirs[finite]).max()
+            assert worst <= bound, f"{name} of level {level} is off by {worst}; {bound} is allowed"
+
+
 def tensors_without(op: str, *names: str):
     tensors, parameters, conventions = CASES[op]()
     return {n: t for n, t in tensors.items() if n not in names}, parameters, conventions

@@ -1,0 +1,154 @@
+// What the levels on wgmma share: the call as their kernels see it, and what is told of a query at its end.
+#pragma once
+
+#include <limits>
+
+#include "optimized/attention/latent_tile.cuh"
+#include "optimized/hopper/tensor_map.h"
+#include "optimized/sparse_prefill/op.h"
+#include "optimized/support/launch.h"
+
+namespace dsa::latent_tile {
+
+inline constexpr int warpgroup = 128;
+#if defined(DSA_SIMULATOR)
+inline constexpr int multiprocessors = 2;  // small cases shall give a block several items too
+#else
+inline constexpr int multiprocessors = 132;
+#endif
+inline constexpr float one_over_ln2 = 1.44269504088896340736F;
+
+// An item is 64 heads of a query, or what the last ones are fewer. A block takes every gridDim.x-th.
+struct Work {
+    const bf16* q;             // [T, H, d]
+    const bf16* kv;            // [S, d]
+    const std::int32_t* kept;  // [T, k], -1 where a slot does not count
+    AttentionResult result;
+    int T, H, k;
+    int groups;  // of heads, a query
+    int items;
+
+    __device__ int query(int item) const { return groups == 1 ? item : item / groups; }
+    __device__ int first_head(int item) const { return (item - query(item) * groups) * heads; }
+    __device__ int first_row(int item) const { return query(item) * H + first_head(item); }
+    __device__ int tiles() const { return k == 0 ? 1 : (k + keys - 1) / keys; }
+};
+
+inline Work work_of(const SparsePrefill& call, const std::int32_t* kept) {
+    const auto groups = static_cast<int>(blocks_for(call.H, heads));
+    return {call.q,
+            call.kv,
+            kept,
+            call.result,
+            static_cast<int>(call.T),
+            static_cast<int>(call.H),
+            static_cast<int>(call.k),
+            groups,
+            static_cast<int>(call.T) * groups};
+}
+
+// lse and the maximum of this thread's rows; one_over[row]: what the sums of p v are multiplied by.
+__device__ inline void conclude(const Work& work, const RunningSoftmax& softmax, int item, float (&one_over)[heads]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        const float sum = softmax.total(row);
+        const int r = wgmma_row(static_cast<int>(threadIdx.x), 2 * row);
+        const int head = work.first_head(item) + r;
+        const float reference = softmax.reference[row] * work.result.scale;
+        if (lane_id() % 4 != 0) continue;
+        const bool counts = head < work.H && reference != minus_infinity();
+        one_over[r] = counts ? 1.0F / denominator(work.result, head, reference, sum) : 0.0F;
+        if (head >= work.H) continue;
+        const int at = work.first_row(item) + r;
+        work.result.lse[at] = told_lse(work.result, reference, sum);
+        if (work.result.max_logit != nullptr) work.result.max_logit[at] = softmax.largest[row] * work.result.scale;
+    }
+}
+
+// Four lanes of a quad have columns 2 p, 2 p + 1 of four groups of 8 columns each; then lane p has all of group p.
+__device__ inline void gather_quad(std::uint32_t (&pairs)[4]) {
+#pragma unroll
+    for (int flip = 1; flip < 4; flip *= 2) {
+        const bool upper = (lane_id() & flip) != 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if ((i & flip) != 0) continue;
+            const std::uint32_t got = __shfl_xor_sync(all_lanes, upper ? pairs[i] : pairs[i + flip], flip);
+            (upper ? pairs[i] : pairs[i + flip]) = got;
+        }
+    }
+}
+
+struct alignas(16) FourPairs {
+    std::uint32_t v[4];
+};
+
+// Sums of p v, this thread's two rows of `columns`, times one_over, to out from `column`.
+template <int half_n>
+__device__ void store_out(const Work& work, int item, const float (&sums)[half_n], const float (&one_over)[2],
+                          int column) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        const int r = wgmma_row(static_cast<int>(threadIdx.x), 2 * row);
+        const bool counts = work.first_head(item) + r < work.H;
+        bf16* to = work.result.out + std::int64_t{work.first_row(item) + r} * d_v + column + lane_id() % 4 * 8;
+#pragma unroll
+        for (int j = 0; j < half_n / 16; ++j) {
+            std::uint32_t pairs[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const int at = 16 * j + 4 * i + 2 * row;
+                pairs[i] = to_bf16_pair(sums[at] * one_over[row], sums[at + 1] * one_over[row]);
+            }
+            gather_quad(pairs);
+            if (counts) *reinterpret_cast<FourPairs*>(to + 32 * j) = {{pairs[0], pairs[1], pairs[2], pairs[3]}};
+        }
+    }
+}
+
+// The same to panels in shared memory, K-major as a tensor store with out_map() reads them, `apart` bytes apart.
+template <int apart, int half_n>
+__device__ void store_panels(const float (&sums)[half_n], const float (&one_over)[2], unsigned char* to) {
+    const int lane = lane_id(), matrix = lane / 8;
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
+#pragma unroll
+    for (int j = 0; j < half_n / 8; ++j) {
+        std::uint32_t four[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            four[i] = to_bf16_pair(sums[8 * j + 2 * i] * one_over[i % 2], sums[8 * j + 2 * i + 1] * one_over[i % 2]);
+        store_matrices(four, to + j / steps * apart + place_of_piece(row, 2 * (j % steps) + matrix / 2));
+    }
+}
+
+// [T, H, d_v] in boxes of the 64 heads of an item by 64 columns; heads past the last one are not stored.
+inline TensorMap out_map(const SparsePrefill& call) {
+    Tiled how;
+    how.element = Element::bf16;
+    how.address = call.result.out;
+    how.rank = 3;
+    how.extent[0] = d_v;
+    how.extent[1] = static_cast<std::uint64_t>(call.H);
+    how.extent[2] = static_cast<std::uint64_t>(call.T);
+    how.stride[1] = d_v * sizeof(bf16);
+    how.stride[2] = how.stride[1] * how.extent[1];
+    how.box[0] = panel_columns;
+    how.box[1] = heads;
+    how.box[2] = 1;
+    how.swizzle = wide;
+    return tensor_map("out", how);
+}
+
+// Why these levels do not take a call; empty if they do.
+inline std::string declines_latents(const SparsePrefill& call) {
+    if (call.d != d || call.d_v != d_v)
+        return sentence("a latent has ", d, " numbers, of which ", d_v, " are the value; here ", call.d, " and ",
+                        call.d_v);
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+    if (call.T * (call.H + heads) > most || call.T * call.k > most)
+        return sentence("T H and T k must be below 2^31; T, H and k are ", call.T, ", ", call.H, " and ", call.k);
+    if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
+    return {};
+}
+
+}  // namespace dsa::latent_tile
