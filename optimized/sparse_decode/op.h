@@ -3,6 +3,7 @@
 // level 1  one block a head: a thread scores a token, then sums columns
 // level 2  a token is dequantised once for 64 heads; tensor cores
 // level 3  a request is split over blocks
+// level 4  producer warps that convert by moving bits; wgmma
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -31,5 +32,8 @@ void sparse_decode_level_2(const SparseDecode& call);
 std::string sparse_decode_level_2_declines(const SparseDecode& call);
 void sparse_decode_level_3(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_3(const SparseDecode& call);
+void sparse_decode_level_4(const SparseDecode& call);
+std::string sparse_decode_level_4_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_4(const SparseDecode& call);
 
 }  // namespace dsa

@@ -1,0 +1,167 @@
+// How a call is split over blocks, what each block leaves, and how parts become the result.
+#pragma once
+
+#include "optimized/sparse_decode/tiles.cuh"
+#include "optimized/support/arena.h"
+#include "optimized/support/launch.h"
+
+namespace dsa::cached_tiles {
+
+// How many heads a block has, and into how many parts a selection is split: what a simple model of the time likes
+// best. It follows from the sizes alone: the same bits on every device.
+struct Plan {
+    std::int64_t H, k, rows_of_q;
+    int heads_each, groups, splits, tiles_each;
+
+    static constexpr int most_splits = 128;  // a thread a part, when they are added
+
+    explicit Plan(const SparseDecode& call) : H(call.H), k(call.k), rows_of_q(call.rows) {
+        const auto tiles = static_cast<int>(std::max<std::int64_t>(1, blocks_for(call.k, tokens)));
+        double best = 1e30;
+        for (int heads = rows; heads >= 16; heads /= 2) {
+            if (heads < rows && H <= heads) continue;
+            for (int each = std::min(tiles, most_tiles); each >= 1; --each) {
+                const int count = (tiles + each - 1) / each;
+                if (count > most_splits) break;
+                const double time = predicted(heads, count, each);
+                if (time >= best) continue;
+                best = time;
+                heads_each = heads;
+                groups = static_cast<int>(blocks_for(H, heads));
+                splits = count;
+                tiles_each = each;
+            }
+        }
+    }
+
+    // Microseconds on an H100: rounds of blocks, and the parts written and read.
+    double predicted(int heads, int count, int each) const {
+        constexpr double multiprocessors = 132, a_block = 3.0, a_tile = 1.5, adding = 2.0, bytes_a_us = 3e6;
+        const double blocks = static_cast<double>(rows_of_q) * static_cast<double>(blocks_for(H, heads)) * count;
+        const double rounds = std::ceil(blocks / multiprocessors);
+        const double parts = count == 1 ? 0.0 : 2.0 * static_cast<double>(rows_of_q * H) * count * latent * 4;
+        return rounds * (a_block + a_tile * each) + (count == 1 ? 0.0 : adding + parts / bytes_a_us);
+    }
+
+    __device__ Work work(int block, int split) const {
+        Work work{};
+        work.query = block / groups;
+        work.first_head = block % groups * heads_each;
+        work.heads = min(heads_each, static_cast<int>(H) - work.first_head);
+        work.first_slot = split * tiles_each * tokens;
+        work.slots = min(static_cast<int>(k) - work.first_slot, tiles_each * tokens);
+        return work;
+    }
+};
+
+// All null where nothing is split.
+struct Parts {
+    float* out = nullptr;      // [splits, rows H, latent], under the part's own maximum, not divided
+    float* maximum = nullptr;  // [rows H, splits]
+    float* sum = nullptr;      // [rows H, splits]
+
+    Parts(const Plan& plan, Arena& arena) {
+        if (plan.splits == 1) return;
+        const std::int64_t all = plan.splits * plan.rows_of_q * plan.H;
+        out = arena.take<float>(all * latent);
+        maximum = arena.take<float>(all);
+        sum = arena.take<float>(all);
+    }
+};
+
+struct alignas(8) Two {
+    float at[2];
+};
+
+// One consumer, half the columns.
+__device__ inline void leave_part(const Memory& memory, float (&out)[half_columns / 2], int half, const Work& work,
+                                  const Plan& plan, const Parts& parts) {
+    const std::int64_t first = work.query * plan.H + work.first_head, split = blockIdx.y;
+    float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
+    for_each_pair(out, half, [&](int row, int column, float low, float high) {
+        if (row < work.heads) *reinterpret_cast<Two*>(to + row * latent + column) = {{low, high}};
+    });
+    const int row = static_cast<int>(threadIdx.x) % warpgroup;
+    if (half == 0 && row < work.heads) {
+        parts.maximum[(first + row) * plan.splits + split] = memory.maximum[row];
+        parts.sum[(first + row) * plan.splits + split] = memory.sum[row];
+    }
+}
+
+__device__ inline void leave_result(const Memory& memory, float (&out)[half_columns / 2], int half, const Work& work,
+                                    const Plan& plan, const AttentionResult& result) {
+    const std::int64_t first = work.query * plan.H + work.first_head;
+    bf16* to = result.out + first * latent;
+    float factor[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        const int row = wgmma_row(static_cast<int>(threadIdx.x), 2 * r);
+        const float maximum = memory.maximum[row];
+        factor[r] = 0.0F;
+        if (row < work.heads && maximum != minus_infinity())
+            factor[r] = 1.0F / denominator(result, work.first_head + row, maximum, memory.sum[row]);
+    }
+    for_each_pair(out, half, [&](int row, int column, float low, float high) {
+        const float by = row % 16 < 8 ? factor[0] : factor[1];
+        if (row < work.heads)
+            *reinterpret_cast<std::uint32_t*>(to + row * latent + column) = to_bf16_pair(low * by, high * by);
+    });
+    const int row = static_cast<int>(threadIdx.x) % warpgroup;
+    if (half == 0 && row < work.heads)
+        result.lse[first + row] = told_lse(result, memory.maximum[row], memory.sum[row]);
+}
+
+namespace adding {
+
+constexpr int threads = latent / 4;  // four columns each
+
+struct alignas(16) Four {
+    float at[4];
+};
+struct Memory {
+    float weight[Plan::most_splits];
+    float fold[32];
+};
+
+// Block: a row of q. The order of the sums is the order of the parts.
+__global__ inline void __launch_bounds__(threads)
+    add(Parts parts, AttentionResult result, std::int64_t all_rows, std::int64_t H, int splits) {
+    auto& memory = shared<Memory>();
+    const std::int64_t row = blockIdx.x;
+    const int i = static_cast<int>(threadIdx.x);
+    const float mine = i < splits ? parts.maximum[row * splits + i] : minus_infinity();
+    const float part = i < splits ? parts.sum[row * splits + i] : 0.0F;
+    float maximum = over_block(mine, memory.fold, Largest());
+    const float weight = maximum == minus_infinity() ? 0.0F : rescaling(mine, maximum);
+    const float sum = over_block(part * weight, memory.fold, Sum());
+    if (sum != sum) maximum = sum;  // NaN is no maximum, and not nothing
+    if (i < splits) memory.weight[i] = weight;
+    __syncthreads();
+    float out[4] = {};
+    const float* from = parts.out + row * latent + 4 * i;
+#pragma unroll 8
+    for (int s = 0; s < splits; ++s) {
+        const Four four = *reinterpret_cast<const Four*>(from + s * all_rows * latent);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) out[j] += four.at[j] * memory.weight[s];
+    }
+    const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, row % H, maximum, sum);
+    auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + 4 * i);
+    to[0] = to_bf16_pair(out[0] * by, out[1] * by);
+    to[1] = to_bf16_pair(out[2] * by, out[3] * by);
+    if (i == 0) result.lse[row] = told_lse(result, maximum, sum);
+}
+
+}  // namespace adding
+
+inline void add_parts(const Parts& parts, const AttentionResult& result, const Plan& plan, std::int64_t rows_of_q,
+                      Stream stream) {
+    launch("sparse_decode_add", adding::add,
+           {.blocks = rows_of_q * plan.H,
+            .threads = adding::threads,
+            .shared_bytes = sizeof(adding::Memory),
+            .stream = stream},
+           parts, result, rows_of_q * plan.H, plan.H, plan.splits);
+}
+
+}  // namespace dsa::cached_tiles

@@ -1,0 +1,370 @@
+// What levels 4 and up are made of: a block has 64 rows of q, heads of one query, and walks over tiles of 64 selected
+// tokens. Three warpgroups:
+//
+//   the producer     reads tokens of the FP8 cache into registers, makes bf16 of them and stores them as wgmma reads
+//                    them: panels of 64 columns, a token a row of 128 bytes, swizzled. q k^T reads such a panel
+//                    K-major, p v the same bytes MN-major.
+//   the first        s = q k^T, the running softmax, p to shared memory, and out's first 256 columns
+//   the second       out's last 256 columns
+//
+//     tensor cores   q k^T (i + 1)   p v (i), both halves   q k^T (i + 2)  ...
+//     the first      wait            softmax (i + 1)        wait
+//     the producer   tile i + 2, half by half, as the places of tile i become free
+//
+// Two tiles are in shared memory, each in two halves: the columns that the first and the second warpgroup weigh (and
+// the rotated columns with the first). So half a tile can be scored, or its place be filled again, before the other.
+#pragma once
+
+#include "optimized/attention/softmax.cuh"
+#include "optimized/hopper/barrier.h"
+#include "optimized/hopper/fence.h"
+#include "optimized/hopper/mbarrier.h"
+#include "optimized/hopper/registers.h"
+#include "optimized/hopper/wgmma.h"
+#include "optimized/sparse_decode/dequantise.cuh"
+#include "optimized/sparse_decode/op.h"
+
+namespace dsa::cached_tiles {
+
+constexpr int warpgroup = 128;
+constexpr int threads = 3 * warpgroup;
+constexpr int rows = 64;    // of q: wgmma's M
+constexpr int tokens = 64;  // of a tile
+constexpr int latent = 512, rotated = 64, width = latent + rotated;
+constexpr int scaled = 128;  // columns that share a scale
+constexpr int token_bytes = latent + 4 * (latent / scaled) + 2 * rotated;
+constexpr int panel = 64;  // columns: 128 bytes, as wide as the swizzle
+constexpr int panels = width / panel, rotated_panel = latent / panel;
+constexpr int half_panels = rotated_panel / 2;
+constexpr int half_columns = latent / 2;
+constexpr int panel_bytes = 64 * 128;
+constexpr int stages = 2;
+constexpr int most_tiles = 32;  // of a block: a bit a slot in shared memory
+constexpr Swizzle wide = Swizzle::bytes_128;
+// 3 x 168 registers a lane of all warpgroups together, as many as 65536 are enough for, shared out again.
+constexpr int consumer_registers = 208, producer_registers = 88;
+enum NamedBarrier { all_threads, of_the_first, of_consumers };
+
+struct Tile {
+    unsigned char panel[panels][panel_bytes];
+};
+
+struct Memory {
+    alignas(1024) Tile q;
+    alignas(1024) Tile keys[stages];
+    alignas(1024) unsigned char p[panel_bytes];
+    std::uint32_t counts[2 * most_tiles];  // a bit a slot: does it count?
+    float rescaling[rows];                 // of the last tile: by what older sums are multiplied
+    float maximum[rows], sum[rows];        // at the end
+    Mbarrier full[stages][2], empty[stages][2];
+    Mbarrier counts_known, p_full, p_empty;
+};
+
+// What a block does: its rows of q, and its tiles of their selection.
+struct Work {
+    std::int64_t query;     // of B s_q
+    int first_head, heads;  // the block's heads of the query; rows past them are zeros
+    int first_slot, slots;  // of the query's k
+    __device__ int tiles() const { return max(1, (slots + tokens - 1) / tokens); }
+};
+
+__device__ inline void init_barriers(Memory& memory) {
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < stages; ++s)
+            for (int half = 0; half < 2; ++half) {
+                mbarrier_init(memory.full[s][half], 4);   // the producer's warps
+                mbarrier_init(memory.empty[s][half], 4);  // the warps that weigh this half
+            }
+        mbarrier_init(memory.counts_known, 4);
+        mbarrier_init(memory.p_full, 4);
+        mbarrier_init(memory.p_empty, 4);
+        fence_mbarrier_init();
+    }
+}
+
+// All that this warp has written is told.
+__device__ inline void warp_arrives(Mbarrier& barrier) {
+    __syncwarp();
+    if (lane_id() == 0) mbarrier_arrive(barrier);
+}
+__device__ inline void warp_hands_over(Mbarrier& barrier) {
+    fence_proxy_async();
+    warp_arrives(barrier);
+}
+
+__device__ inline Words& piece_of(unsigned char* of, int row, int piece) {
+    return *reinterpret_cast<Words*>(of + row * 128 + ((piece ^ (row & 7)) << 4));
+}
+
+// Both consumers: the block's rows of q, in the order of columns that keys have.
+__device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, const Work& work) {
+    constexpr int pieces = width / 8;
+    const bf16* first = q + (work.query * H + work.first_head) * width;
+    for (int i = static_cast<int>(threadIdx.x) - warpgroup; i < rows * pieces; i += 2 * warpgroup) {
+        const int row = i / pieces, piece = i % pieces;
+        Words numbers{};
+        if (row < work.heads) numbers = *reinterpret_cast<const Words*>(first + row * width + piece * 8);
+        piece_of(memory.q.panel[piece / 8], row, piece % 8) = piece < latent / 8 ? in_column_order(numbers) : numbers;
+    }
+    fence_proxy_async();
+    barrier_sync(of_consumers, 2 * warpgroup);
+}
+
+// ---- the producer ----
+
+// Half a tile of one lane, as it is in the cache: of two tokens 4 pieces of 16 codes and their two scales.
+struct Raw {
+    Words codes[2][half_panels];
+    float scales[2][2];
+};
+
+// One of four warps: tokens 16 w ... 16 w + 15 of each tile. Lane 4 t + c has piece c of each panel of tokens t and
+// t + 8: 8 lanes store to 8 different pieces of 16 bytes, whose banks differ. slots: the query's, from the block's
+// first.
+template <class Slots>
+__device__ void produce(Memory& memory, const std::uint8_t* pages, const Work& work, Slots slots) {
+    const int lane = lane_id(), piece = lane % 4;
+    const int row = warp_id() % 4 * 16 + lane / 4;  // and row + 8
+    const int tiles = work.tiles();
+    Raw raw;
+    Words turned[2][2];  // the rotated columns, in pieces of 8
+    const std::uint8_t* token[2];
+
+    const auto find = [&](int tile) {
+#pragma unroll
+        for (int o = 0; o < 2; ++o) {
+            const int at = tile * tokens + row + 8 * o;
+            const std::int32_t slot = at < work.slots ? slots(at) : -1;
+            token[o] = slot < 0 ? nullptr : pages + static_cast<std::int64_t>(slot) * token_bytes;
+        }
+    };
+    const auto load = [&](int half, int o, int j) {
+        raw.codes[o][j] =
+            token[o] == nullptr
+                ? Words{}
+                : *reinterpret_cast<const Words*>(token[o] + (half * half_panels + j) * panel + piece * 16);
+    };
+    const auto load_scales = [&](int half, int o) {
+        const float* scales = reinterpret_cast<const float*>(token[o] + latent) + 2 * half;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) raw.scales[o][j] = token[o] == nullptr ? 1.0F : scales[j];
+    };
+    const auto load_rotated = [&](int o) {
+        const auto* from = reinterpret_cast<const Words*>(token[o] + latent + 4 * (latent / scaled)) + 2 * piece;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) turned[o][j] = token[o] == nullptr ? Words{} : from[j];
+    };
+
+    find(0);
+#pragma unroll
+    for (int o = 0; o < 2; ++o) {
+        load_scales(0, o);
+#pragma unroll
+        for (int j = 0; j < half_panels; ++j) load(0, o, j);
+        load_rotated(o);
+    }
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int stage = tile % stages, parity = tile / stages % 2;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            mbarrier_wait(memory.empty[stage][half], parity ^ 1);
+            if (half == 1) find(tile + 1);
+#pragma unroll
+            for (int o = 0; o < 2; ++o) {
+                const float scales[2] = {raw.scales[o][0], raw.scales[o][1]};
+                const std::uint32_t pairs[2] = {scale_for_pairs(scales[0]), scale_for_pairs(scales[1])};
+                load_scales(half ^ 1, o);  // what comes next is on its way while this is made
+#pragma unroll
+                for (int j = 0; j < half_panels; ++j) {
+                    Words numbers[2];
+                    dequantise(raw.codes[o][j], scales[j / 2], pairs[j / 2], numbers);
+                    load(half ^ 1, o, j);
+                    unsigned char* to = memory.keys[stage].panel[half * half_panels + j];
+                    piece_of(to, row + 8 * o, 2 * piece) = numbers[0];
+                    piece_of(to, row + 8 * o, 2 * piece + 1) = numbers[1];
+                }
+                unsigned char* to = memory.keys[stage].panel[rotated_panel];
+                if (half == 0) {
+                    piece_of(to, row + 8 * o, 2 * piece) = turned[o][0];
+                    piece_of(to, row + 8 * o, 2 * piece + 1) = turned[o][1];
+                } else {
+                    load_rotated(o);
+                }
+            }
+            warp_hands_over(memory.full[stage][half]);
+        }
+    }
+}
+
+// ---- the consumers ----
+
+// What the first warpgroup's lane knows of its two rows; logits are in base 2.
+struct Softmax {
+    float maximum[2], sum[2], rescaling[2];
+};
+
+__device__ inline void issue_scores(Memory& memory, float (&scores)[tokens / 2], int tile) {
+    const int stage = tile % stages, parity = tile / stages % 2;
+    const auto of_panel = [&](int p, bool add) {
+        const Descriptor a = k_major(memory.q.panel[p], wide), b = k_major(memory.keys[stage].panel[p], wide);
+#pragma unroll
+        for (int part = 0; part < panel / 16; ++part)
+            wgmma<bf16>(scores, advanced(a, 32 * part), advanced(b, 32 * part), add || part > 0);
+    };
+    mbarrier_wait(memory.full[stage][0], parity);
+    hold(scores);
+    wgmma_fence();
+    of_panel(rotated_panel, false);
+#pragma unroll
+    for (int p = 0; p < half_panels; ++p) of_panel(p, true);
+    mbarrier_wait(memory.full[stage][1], parity);
+#pragma unroll
+    for (int p = half_panels; p < rotated_panel; ++p) of_panel(p, true);
+    wgmma_commit();
+}
+
+// One step of the running softmax. The maximum that sums are made under is raised only when it would be exceeded
+// by more than 2^8: until then numbers above 1 do no harm, and the older sums stay as they are.
+__device__ inline void soften(const Memory& memory, float (&scores)[tokens / 2], Softmax& softmax, int tile,
+                              float scale) {
+    const std::uint32_t counts[2] = {memory.counts[2 * tile], memory.counts[2 * tile + 1]};
+    const int column = wgmma_column(static_cast<int>(threadIdx.x), 0);
+#pragma unroll
+    for (float& score : scores) score *= scale;
+    if ((counts[0] & counts[1]) != 0xffffffffU) {
+#pragma unroll
+        for (int i = 0; i < tokens / 2; ++i)
+            if ((counts[i / 16] >> (i / 4 % 4 * 8 + i % 2 + column) & 1) == 0) scores[i] = minus_infinity();
+    }
+    float largest[2] = {minus_infinity(), minus_infinity()};
+#pragma unroll
+    for (int i = 0; i < tokens / 2; ++i) largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], scores[i]);
+    float subtracted[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        largest[r] = fmaxf(largest[r], __shfl_xor_sync(all_lanes, largest[r], 1));
+        largest[r] = fmaxf(largest[r], __shfl_xor_sync(all_lanes, largest[r], 2));
+        constexpr float room = 8.0F;
+        softmax.rescaling[r] = 1.0F;
+        if (largest[r] > softmax.maximum[r] + room) {
+            softmax.rescaling[r] = exp2_of(softmax.maximum[r] - largest[r]);
+            softmax.maximum[r] = largest[r];
+        }
+        subtracted[r] = softmax.maximum[r] == minus_infinity() ? 0.0F : softmax.maximum[r];
+        softmax.sum[r] *= softmax.rescaling[r];
+    }
+#pragma unroll
+    for (int i = 0; i < tokens / 2; ++i) {
+        scores[i] = exp2_of(scores[i] - subtracted[i / 2 % 2]);
+        softmax.sum[i / 2 % 2] += scores[i];
+    }
+}
+
+// p and the rescaling to shared memory, for both consumers.
+__device__ inline void tell_p(Memory& memory, const float (&p)[tokens / 2], const Softmax& softmax) {
+    const int thread = static_cast<int>(threadIdx.x), lane = lane_id();
+    const int row = wgmma_row(thread, 0);
+#pragma unroll
+    for (int i = 0; i < tokens / 2; i += 2) {
+        const int r = row + i / 2 % 2 * 8;
+        *reinterpret_cast<std::uint32_t*>(memory.p + r * 128 + ((i / 4 ^ (r & 7)) << 4) + lane % 4 * 4) =
+            to_bf16_pair(p[i], p[i + 1]);
+    }
+    if (lane % 4 == 0) {
+        memory.rescaling[row] = softmax.rescaling[0];
+        memory.rescaling[row + 8] = softmax.rescaling[1];
+    }
+    fence_proxy_async();
+}
+
+__device__ inline void rescale(float (&out)[half_columns / 2], float up, float down) {
+    if (!__any_sync(all_lanes, up != 1.0F || down != 1.0F)) return;
+#pragma unroll
+    for (int i = 0; i < half_columns / 2; ++i) out[i] *= i / 2 % 2 == 0 ? up : down;
+}
+
+__device__ inline void issue_weighing(Memory& memory, float (&out)[half_columns / 2], int tile, int half) {
+    const Descriptor a = k_major(memory.p, wide);
+    const Descriptor b = mn_major(memory.keys[tile % stages].panel[half * half_panels], panel_bytes, wide);
+    hold(out);
+    wgmma_fence();
+#pragma unroll
+    for (int part = 0; part < tokens / 16; ++part)
+        wgmma<bf16, Form{.b_is_mn_major = true}>(out, advanced(a, 32 * part), advanced(b, 16 * 128 * part),
+                                                 tile > 0 || part > 0);
+    wgmma_commit();
+}
+
+// The first consumer. At the end maximum (of natural logits) and sum of its rows are in shared memory.
+__device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns / 2], int tiles, float scale) {
+    constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
+    float scores[tokens / 2];
+    Softmax softmax{{minus_infinity(), minus_infinity()}, {0.0F, 0.0F}, {1.0F, 1.0F}};
+    issue_scores(memory, scores, 0);
+    wgmma_wait<0>();
+    hold(scores);
+    mbarrier_wait(memory.counts_known, 0);
+    soften(memory, scores, softmax, 0, scale * log2_e);
+    const auto tell = [&](int tile) {
+        if (tile > 0) mbarrier_wait(memory.p_empty, (tile - 1) % 2);
+        tell_p(memory, scores, softmax);
+        warp_arrives(memory.p_full);
+        barrier_sync(of_the_first, warpgroup);
+        rescale(out, softmax.rescaling[0], softmax.rescaling[1]);
+    };
+    const auto finish = [&](int tile) {
+        wgmma_wait<0>();
+        hold(out);
+        warp_arrives(memory.empty[tile % stages][0]);
+    };
+    for (int tile = 0; tile + 1 < tiles; ++tile) {
+        tell(tile);
+        issue_scores(memory, scores, tile + 1);
+        issue_weighing(memory, out, tile, 0);
+        wgmma_wait<1>();
+        hold(scores);
+        soften(memory, scores, softmax, tile + 1, scale * log2_e);
+        finish(tile);
+    }
+    tell(tiles - 1);
+    issue_weighing(memory, out, tiles - 1, 0);
+    finish(tiles - 1);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        float sum = softmax.sum[r];
+        sum += __shfl_xor_sync(all_lanes, sum, 1);
+        sum += __shfl_xor_sync(all_lanes, sum, 2);
+        if (lane_id() % 4 != 0) continue;
+        const int row = wgmma_row(static_cast<int>(threadIdx.x), 2 * r);
+        memory.sum[row] = sum;
+        // Where all logits are NaN there is no maximum; nor is the row empty.
+        memory.maximum[row] = sum != sum ? sum : softmax.maximum[r] * ln_2;
+    }
+}
+
+// The second consumer.
+__device__ inline void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles) {
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    for (int tile = 0; tile < tiles; ++tile) {
+        mbarrier_wait(memory.p_full, tile % 2);
+        rescale(out, memory.rescaling[row], memory.rescaling[row + 8]);
+        issue_weighing(memory, out, tile, 1);
+        wgmma_wait<0>();
+        hold(out);
+        warp_arrives(memory.p_empty);
+        warp_arrives(memory.empty[tile % stages][1]);
+    }
+}
+
+// visit(row, column, first, second): two columns of one of the block's rows, by the thread that has them.
+template <class Visit>
+__device__ void for_each_pair(float (&out)[half_columns / 2], int half, Visit visit) {
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+    for (int i = 0; i < half_columns / 2; i += 2) {
+        tell_columns(out[i], out[i + 1]);
+        visit(wgmma_row(thread, i), half * half_columns + wgmma_column(thread, i), out[i], out[i + 1]);
+    }
+}
+
+}  // namespace dsa::cached_tiles
