@@ -9,6 +9,9 @@
 namespace dsa {
 
 __device__ void fence_proxy_async(Where where = Where::current());
+// The same for what was written in this block's shared memory alone: one instruction, where the other also waits for
+// all that the thread has written to global memory (MEMBAR.ALL.GPU in SASS).
+__device__ void fence_proxy_async_shared(Where where = Where::current());
 
 #if defined(DSA_SIMULATOR)
 
@@ -17,10 +20,14 @@ inline void fence_proxy_async(Where where) {
     self.block->cluster().mbarriers.fence(self);
     simulator::order().fence_proxy_async(self, where);
 }
+inline void fence_proxy_async_shared(Where where) { fence_proxy_async(where); }
 
 #else
 
 __device__ inline void fence_proxy_async(Where) { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ inline void fence_proxy_async_shared(Where) {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 #endif
 

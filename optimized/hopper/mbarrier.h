@@ -31,6 +31,8 @@ __device__ void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where where = Wh
 // Whether the phase of this parity is complete; and until it is.
 __device__ bool mbarrier_test(Mbarrier& barrier, int parity, Where where = Where::current());
 __device__ void mbarrier_wait(Mbarrier& barrier, int parity, Where where = Where::current());
+// Where only threads and copies of this block arrive: the L1 cache keeps what it has.
+__device__ void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where = Where::current());
 
 #if defined(DSA_SIMULATOR)
 
@@ -64,6 +66,9 @@ inline bool mbarrier_test(Mbarrier& barrier, int parity, Where where) {
 }
 inline void mbarrier_wait(Mbarrier& barrier, int parity, Where where) {
     simulator::mbarriers().wait(&barrier.state, static_cast<std::uint32_t>(parity), where);
+}
+inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where) {
+    mbarrier_wait(barrier, parity, where);
 }
 
 #else
@@ -117,6 +122,15 @@ __device__ inline void mbarrier_wait(Mbarrier& barrier, int parity, Where) {
         asm volatile(
             "{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; "
             "selp.b32 %0, 1, 0, p; }"
+            : "=r"(complete)
+            : "r"(shared_address(&barrier)), "r"(parity)
+            : "memory");
+}
+__device__ inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where) {
+    std::uint32_t complete = 0;
+    while (complete == 0)
+        asm volatile(
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
             : "=r"(complete)
             : "r"(shared_address(&barrier)), "r"(parity)
             : "memory");

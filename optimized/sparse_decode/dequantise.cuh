@@ -4,7 +4,7 @@
 // number that is 2^120 times too small (biases 7 and 127), subnormals included, and one packed product by
 // 2^120 scale mends two at once. The product is rounded as float32's would be: exact in both before the rounding to
 // bf16. Where it cannot be done so (a scale that is no bf16 number or whose 2^120-fold is none, a NaN among the
-// codes) each number takes the long road.
+// codes) each number takes the long road, one by one.
 //
 // A register holds bytes 0 1 2 3; the pairs that cost least are (0, 2) and (1, 3). So in shared memory the columns of
 // the latent lie in the order 0 2 1 3 within each four: `column_order`. q is put in the same order, and the columns
@@ -29,21 +29,22 @@ __device__ inline std::uint32_t scale_for_pairs(float scale) {
     return high | high << 16;
 }
 
-// Bit 7 of a byte is set where a code among the four words is NaN.
+// Bit 7 of a byte is set where a code of the four words is NaN; the other bits say nothing.
+constexpr std::uint32_t nan_bits = 0x80808080U;
 __device__ inline std::uint32_t nan_codes(const Words& codes) {
     std::uint32_t found = 0;
 #pragma unroll
     for (const std::uint32_t four : codes.at) found |= (four & 0x7f7f7f7fU) + 0x01010101U;
-    return found & 0x80808080U;
+    return found;
 }
 
 // Bytes 0 and 2, then 1 and 3.
-__device__ inline void dequantise_four(std::uint32_t four, std::uint32_t scale_pair, std::uint32_t (&pairs)[2]) {
+__device__ inline void dequantise_four(std::uint32_t four, std::uint32_t scale_pair, std::uint32_t* pairs) {
     constexpr std::uint32_t sign = 0x80008000U, rest = 0x07f007f0U;
     pairs[0] = multiply_pairs((four << 8 & sign) | (four << 4 & rest), scale_pair);
     pairs[1] = multiply_pairs((four & sign) | (four >> 4 & rest), scale_pair);
 }
-__device__ inline void dequantise_four_one_by_one(std::uint32_t four, float scale, std::uint32_t (&pairs)[2]) {
+__device__ inline void dequantise_four_one_by_one(std::uint32_t four, float scale, std::uint32_t* pairs) {
     const auto number = [&](int byte) {
         return to_float(e4m3{static_cast<std::uint8_t>(four >> (8 * byte))}) * scale;
     };
@@ -52,18 +53,12 @@ __device__ inline void dequantise_four_one_by_one(std::uint32_t four, float scal
 }
 
 // 16 codes to two pieces of 8 numbers.
-__device__ inline void dequantise(const Words& codes, float scale, std::uint32_t scale_pair, Words (&to)[2]) {
-    std::uint32_t pairs[2];
-    const bool cheap = scale_pair != 0 && nan_codes(codes) == 0;
+__device__ inline void dequantise(const Words& codes, std::uint32_t scale_pair, Words (&to)[2]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if (cheap)
-            dequantise_four(codes.at[i], scale_pair, pairs);
-        else
-            dequantise_four_one_by_one(codes.at[i], scale, pairs);
-        to[i / 2].at[i % 2 * 2] = pairs[0];
-        to[i / 2].at[i % 2 * 2 + 1] = pairs[1];
-    }
+    for (int i = 0; i < 4; ++i) dequantise_four(codes.at[i], scale_pair, &to[i / 2].at[i % 2 * 2]);
+}
+__device__ inline void dequantise_one_by_one(const Words& codes, float scale, Words (&to)[2]) {
+    for (int i = 0; i < 4; ++i) dequantise_four_one_by_one(codes.at[i], scale, &to[i / 2].at[i % 2 * 2]);
 }
 
 // The same order for 8 numbers of q: the middle two of each four change places.

@@ -23,7 +23,8 @@ __global__ void __launch_bounds__(threads, 1)
     const int role = warp_id() / 4;
     if (role == 0) {
         give_back_registers<producer_registers>();
-        produce(memory, pages, work, [slots](int i) { return slots[i]; });
+        const auto slot = [slots](int i) { return slots[i]; };
+        Producer<decltype(slot)>{memory, pages, work, slot}.run();
         return;
     }
     take_registers<consumer_registers>();

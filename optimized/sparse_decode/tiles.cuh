@@ -17,6 +17,7 @@
 
 #include "optimized/attention/softmax.cuh"
 #include "optimized/hopper/barrier.h"
+#include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
 #include "optimized/hopper/registers.h"
@@ -88,7 +89,7 @@ __device__ inline void warp_arrives(Mbarrier& barrier) {
     if (lane_id() == 0) mbarrier_arrive(barrier);
 }
 __device__ inline void warp_hands_over(Mbarrier& barrier) {
-    fence_proxy_async();
+    fence_proxy_async_shared();
     warp_arrives(barrier);
 }
 
@@ -106,95 +107,108 @@ __device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, co
         if (row < work.heads) numbers = *reinterpret_cast<const Words*>(first + row * width + piece * 8);
         piece_of(memory.q.panel[piece / 8], row, piece % 8) = piece < latent / 8 ? in_column_order(numbers) : numbers;
     }
-    fence_proxy_async();
+    fence_proxy_async_shared();
     barrier_sync(of_consumers, 2 * warpgroup);
 }
 
 // ---- the producer ----
 
-// Half a tile of one lane, as it is in the cache: of two tokens 4 pieces of 16 codes and their two scales.
-struct Raw {
-    Words codes[2][half_panels];
-    float scales[2][2];
-};
-
-// One of four warps: tokens 16 w ... 16 w + 15 of each tile. Lane 4 t + c has piece c of each panel of tokens t and
-// t + 8: 8 lanes store to 8 different pieces of 16 bytes, whose banks differ. slots: the query's, from the block's
-// first.
+// One of its four warps has tokens 16 w ... 16 w + 15 of each tile. Lane 4 t + c has piece c of each panel of tokens
+// t and t + 8: 8 lanes store to 8 different places of 16 bytes, whose banks differ.
 template <class Slots>
-__device__ void produce(Memory& memory, const std::uint8_t* pages, const Work& work, Slots slots) {
-    const int lane = lane_id(), piece = lane % 4;
-    const int row = warp_id() % 4 * 16 + lane / 4;  // and row + 8
-    const int tiles = work.tiles();
-    Raw raw;
-    Words turned[2][2];  // the rotated columns, in pieces of 8
-    const std::uint8_t* token[2];
+struct Producer {
+    Memory& memory;
+    const std::uint8_t* pages;
+    const Work work;
+    const Slots slots;  // slots(i): the i-th of the block's part of the selection, -1 where it is none
+    const int piece = lane_id() % 4;
+    const int row = warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8
+    const int at = row * 128 + ((2 * piece ^ (row & 7)) << 4);
 
-    const auto find = [&](int tile) {
+    const std::uint8_t* token[2] = {};    // of the tile that is loaded; null: zeros
+    Words codes[2][half_panels] = {};     // half a tile, as it is in the cache
+    float scales[2][2] = {};
+
+    __device__ const std::uint8_t* find(int tile, int o) const {
+        const int i = tile * tokens + row + 8 * o;
+        const std::int32_t slot = i < work.slots ? slots(i) : -1;
+        return slot < 0 ? nullptr : pages + static_cast<std::int64_t>(slot) * token_bytes;
+    }
+    __device__ static Words codes_of(const std::uint8_t* token, int p, int piece) {
+        return token == nullptr ? Words{} : *reinterpret_cast<const Words*>(token + p * panel + piece * 16);
+    }
+    __device__ static float scale_of(const std::uint8_t* token, int block) {
+        return token == nullptr ? 1.0F : reinterpret_cast<const float*>(token + latent)[block];
+    }
+    __device__ void load_scales(int half, int o) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) scales[o][j] = scale_of(token[o], 2 * half + j);
+    }
+    __device__ void store(unsigned char* to, int o, const Words (&numbers)[2]) const {
+        *reinterpret_cast<Words*>(to + at + o * 8 * 128) = numbers[0];
+        *reinterpret_cast<Words*>(to + (at ^ 16) + o * 8 * 128) = numbers[1];
+    }
+    // The rotated columns are bf16 already.
+    __device__ void copy_rotated(unsigned char* to, int o) const {
+        const std::uint8_t* from = token[o] == nullptr ? pages : token[o] + latent + 4 * (latent / scaled) + 32 * piece;
+        const int bytes = token[o] == nullptr ? 0 : 16;
+        cp_async<16>(to + at + o * 8 * 128, from, bytes);
+        cp_async<16>(to + (at ^ 16) + o * 8 * 128, from + bytes, bytes);
+    }
+    // Once more, the long road, where there was a NaN or another kind of scale.
+    __device__ void mend(int tile, int half) const {
+#pragma unroll 1
+        for (int i = 0; i < 2 * half_panels; ++i) {
+            const int o = i / half_panels, p = half * half_panels + i % half_panels;
+            const std::uint8_t* of = find(tile, o);
+            Words numbers[2];
+            dequantise_one_by_one(codes_of(of, p, piece), scale_of(of, p / 2), numbers);
+            store(memory.keys[tile % stages].panel[p], o, numbers);
+        }
+    }
+    // Makes half a tile of what was loaded, and loads the next half meanwhile.
+    template <int half>
+    __device__ void make(int tile) {
+        Tile& keys = memory.keys[tile % stages];
+        mbarrier_wait_in_block(memory.empty[tile % stages][half], tile / stages % 2 ^ 1);
+        std::uint32_t trouble = 0;
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            const int at = tile * tokens + row + 8 * o;
-            const std::int32_t slot = at < work.slots ? slots(at) : -1;
-            token[o] = slot < 0 ? nullptr : pages + static_cast<std::int64_t>(slot) * token_bytes;
-        }
-    };
-    const auto load = [&](int half, int o, int j) {
-        raw.codes[o][j] =
-            token[o] == nullptr
-                ? Words{}
-                : *reinterpret_cast<const Words*>(token[o] + (half * half_panels + j) * panel + piece * 16);
-    };
-    const auto load_scales = [&](int half, int o) {
-        const float* scales = reinterpret_cast<const float*>(token[o] + latent) + 2 * half;
+            if (half == 0) copy_rotated(keys.panel[rotated_panel], o);
+            const std::uint32_t pairs[2] = {scale_for_pairs(scales[o][0]), scale_for_pairs(scales[o][1])};
+            if (pairs[0] == 0 || pairs[1] == 0) trouble = nan_bits;
+            if (half == 1) token[o] = find(tile + 1, o);
+            load_scales(half ^ 1, o);
 #pragma unroll
-        for (int j = 0; j < 2; ++j) raw.scales[o][j] = token[o] == nullptr ? 1.0F : scales[j];
-    };
-    const auto load_rotated = [&](int o) {
-        const auto* from = reinterpret_cast<const Words*>(token[o] + latent + 4 * (latent / scaled)) + 2 * piece;
-#pragma unroll
-        for (int j = 0; j < 2; ++j) turned[o][j] = token[o] == nullptr ? Words{} : from[j];
-    };
-
-    find(0);
-#pragma unroll
-    for (int o = 0; o < 2; ++o) {
-        load_scales(0, o);
-#pragma unroll
-        for (int j = 0; j < half_panels; ++j) load(0, o, j);
-        load_rotated(o);
-    }
-    for (int tile = 0; tile < tiles; ++tile) {
-        const int stage = tile % stages, parity = tile / stages % 2;
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            mbarrier_wait(memory.empty[stage][half], parity ^ 1);
-            if (half == 1) find(tile + 1);
-#pragma unroll
-            for (int o = 0; o < 2; ++o) {
-                const float scales[2] = {raw.scales[o][0], raw.scales[o][1]};
-                const std::uint32_t pairs[2] = {scale_for_pairs(scales[0]), scale_for_pairs(scales[1])};
-                load_scales(half ^ 1, o);  // what comes next is on its way while this is made
-#pragma unroll
-                for (int j = 0; j < half_panels; ++j) {
-                    Words numbers[2];
-                    dequantise(raw.codes[o][j], scales[j / 2], pairs[j / 2], numbers);
-                    load(half ^ 1, o, j);
-                    unsigned char* to = memory.keys[stage].panel[half * half_panels + j];
-                    piece_of(to, row + 8 * o, 2 * piece) = numbers[0];
-                    piece_of(to, row + 8 * o, 2 * piece + 1) = numbers[1];
-                }
-                unsigned char* to = memory.keys[stage].panel[rotated_panel];
-                if (half == 0) {
-                    piece_of(to, row + 8 * o, 2 * piece) = turned[o][0];
-                    piece_of(to, row + 8 * o, 2 * piece + 1) = turned[o][1];
-                } else {
-                    load_rotated(o);
-                }
+            for (int j = 0; j < half_panels; ++j) {
+                trouble |= nan_codes(codes[o][j]);
+                Words numbers[2];
+                dequantise(codes[o][j], pairs[j / 2], numbers);
+                codes[o][j] = codes_of(token[o], (half ^ 1) * half_panels + j, piece);
+                store(keys.panel[half * half_panels + j], o, numbers);
             }
-            warp_hands_over(memory.full[stage][half]);
+        }
+        if ((trouble & nan_bits) != 0) mend(tile, half);
+        if (half == 0) {
+            cp_async_commit();
+            cp_async_wait<0>();
+        }
+        warp_hands_over(memory.full[tile % stages][half]);
+    }
+    __device__ void run() {
+#pragma unroll
+        for (int o = 0; o < 2; ++o) {
+            token[o] = find(0, o);
+            load_scales(0, o);
+#pragma unroll
+            for (int j = 0; j < half_panels; ++j) codes[o][j] = codes_of(token[o], j, piece);
+        }
+        for (int tile = 0; tile < work.tiles(); ++tile) {
+            make<0>(tile);
+            make<1>(tile);
         }
     }
-}
+};
 
 // ---- the consumers ----
 
@@ -205,19 +219,22 @@ struct Softmax {
 
 __device__ inline void issue_scores(Memory& memory, float (&scores)[tokens / 2], int tile) {
     const int stage = tile % stages, parity = tile / stages % 2;
+    Descriptor a = k_major(memory.q.panel, wide), b = k_major(memory.keys[stage].panel, wide);
+    hold(a);
+    hold(b);
     const auto of_panel = [&](int p, bool add) {
-        const Descriptor a = k_major(memory.q.panel[p], wide), b = k_major(memory.keys[stage].panel[p], wide);
 #pragma unroll
         for (int part = 0; part < panel / 16; ++part)
-            wgmma<bf16>(scores, advanced(a, 32 * part), advanced(b, 32 * part), add || part > 0);
+            wgmma<bf16>(scores, advanced(a, p * panel_bytes + 32 * part), advanced(b, p * panel_bytes + 32 * part),
+                        add || part > 0);
     };
-    mbarrier_wait(memory.full[stage][0], parity);
+    mbarrier_wait_in_block(memory.full[stage][0], parity);
     hold(scores);
     wgmma_fence();
     of_panel(rotated_panel, false);
 #pragma unroll
     for (int p = 0; p < half_panels; ++p) of_panel(p, true);
-    mbarrier_wait(memory.full[stage][1], parity);
+    mbarrier_wait_in_block(memory.full[stage][1], parity);
 #pragma unroll
     for (int p = half_panels; p < rotated_panel; ++p) of_panel(p, true);
     wgmma_commit();
@@ -274,7 +291,7 @@ __device__ inline void tell_p(Memory& memory, const float (&p)[tokens / 2], cons
         memory.rescaling[row] = softmax.rescaling[0];
         memory.rescaling[row + 8] = softmax.rescaling[1];
     }
-    fence_proxy_async();
+    fence_proxy_async_shared();
 }
 
 __device__ inline void rescale(float (&out)[half_columns / 2], float up, float down) {
@@ -303,10 +320,10 @@ __device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns
     issue_scores(memory, scores, 0);
     wgmma_wait<0>();
     hold(scores);
-    mbarrier_wait(memory.counts_known, 0);
+    mbarrier_wait_in_block(memory.counts_known, 0);
     soften(memory, scores, softmax, 0, scale * log2_e);
     const auto tell = [&](int tile) {
-        if (tile > 0) mbarrier_wait(memory.p_empty, (tile - 1) % 2);
+        if (tile > 0) mbarrier_wait_in_block(memory.p_empty, (tile - 1) % 2);
         tell_p(memory, scores, softmax);
         warp_arrives(memory.p_full);
         barrier_sync(of_the_first, warpgroup);
@@ -346,7 +363,7 @@ __device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns
 __device__ inline void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles) {
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     for (int tile = 0; tile < tiles; ++tile) {
-        mbarrier_wait(memory.p_full, tile % 2);
+        mbarrier_wait_in_block(memory.p_full, tile % 2);
         rescale(out, memory.rescaling[row], memory.rescaling[row + 8]);
         issue_weighing(memory, out, tile, 1);
         wgmma_wait<0>();
