@@ -18,33 +18,14 @@ __global__ void __launch_bounds__(threads, 1)
     auto& memory = shared<Memory>();
     const Work work = plan.work(static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y));
     const std::int32_t* slots = kept + work.query * plan.k + work.first_slot;
-    init_barriers(memory);
-    __syncthreads();
-    const int role = warp_id() / 4;
-    if (role == 0) {
-        give_back_registers<producer_registers>();
-        const auto slot = [slots](int i) { return slots[i]; };
-        Producer<decltype(slot)>{memory, pages, work, slot}.run();
-        return;
-    }
-    take_registers<consumer_registers>();
-    bring_q(memory, q, plan.H, work);
-    float out[half_columns / 2];
-    if (role == 1) {
-        score_and_weigh(memory, out, work.tiles(), result.scale);
-    } else {
-        for (int i = static_cast<int>(threadIdx.x) - 2 * warpgroup; i < work.tiles() * tokens; i += warpgroup) {
-            const std::uint32_t counts = __ballot_sync(all_lanes, i < work.slots && slots[i] >= 0);
-            if (lane_id() == 0) memory.counts[i / 32] = counts;
-        }
-        warp_arrives(memory.counts_known);
-        weigh(memory, out, work.tiles());
-    }
-    barrier_sync(of_consumers, 2 * warpgroup);
-    if (plan.splits > 1)
-        leave_part(memory, out, role - 1, work, plan, parts);
-    else
-        leave_result(memory, out, role - 1, work, plan, result);
+    attend_part(
+        memory, q, pages, work, plan, result, parts, [slots](int i) { return slots[i]; },
+        [&] {
+            for (int i = static_cast<int>(threadIdx.x) % warpgroup; i < work.tiles() * tokens; i += warpgroup) {
+                const std::uint32_t counts = __ballot_sync(all_lanes, i < work.slots && slots[i] >= 0);
+                if (lane_id() == 0) memory.counts[i / 32] = counts;
+            }
+        });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 // level 2  a token is dequantised once for 64 heads; tensor cores
 // level 3  a request is split over blocks
 // level 4  producer warps that convert by moving bits; wgmma
+// level 5  which slots count is found meanwhile
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -35,5 +36,7 @@ std::int64_t sparse_decode_workspace_3(const SparseDecode& call);
 void sparse_decode_level_4(const SparseDecode& call);
 std::string sparse_decode_level_4_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_4(const SparseDecode& call);
+void sparse_decode_level_5(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
 
 }  // namespace dsa

@@ -1,6 +1,7 @@
 // How a call is split over blocks, what each block leaves, and how parts become the result.
 #pragma once
 
+#include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/tiles.cuh"
 #include "optimized/support/arena.h"
 #include "optimized/support/launch.h"
@@ -111,6 +112,37 @@ __device__ inline void leave_result(const Memory& memory, float (&out)[half_colu
         result.lse[first + row] = told_lse(result, memory.maximum[row], memory.sum[row]);
 }
 
+// All that a block does. slots(i): the i-th slot of its part of the selection, -1 where it is none. count(): the second
+// consumer says in memory.counts which of them count.
+template <class Slots, class Count>
+__device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* pages, const Work& work,
+                            const Plan& plan, const AttentionResult& result, const Parts& parts, Slots slots,
+                            Count count) {
+    init_barriers(memory);
+    __syncthreads();
+    const int role = warp_id() / 4;
+    if (role == 0) {
+        give_back_registers<producer_registers>();
+        Producer<Slots>{memory, pages, work, slots}.run();
+        return;
+    }
+    take_registers<consumer_registers>();
+    bring_q(memory, q, plan.H, work);
+    float out[half_columns / 2];
+    if (role == 1) {
+        score_and_weigh(memory, out, work.tiles(), result.scale);
+    } else {
+        count();
+        warp_arrives(memory.counts_known);
+        weigh(memory, out, work.tiles());
+    }
+    barrier_sync(of_consumers, 2 * warpgroup);
+    if (plan.splits > 1)
+        leave_part(memory, out, role - 1, work, plan, parts);
+    else
+        leave_result(memory, out, role - 1, work, plan, result);
+}
+
 namespace adding {
 
 constexpr int threads = latent / 4;  // four columns each
@@ -123,9 +155,11 @@ struct Memory {
     float fold[32];
 };
 
-// Block: a row of q. The order of the sums is the order of the parts.
-__global__ inline void __launch_bounds__(threads)
+// Block: a row of q. The order of the sums is the order of the parts. early: started before the parts are there.
+template <bool early>
+__global__ void __launch_bounds__(threads)
     add(Parts parts, AttentionResult result, std::int64_t all_rows, std::int64_t H, int splits) {
+    if (early) wait_for_previous_kernel();
     auto& memory = shared<Memory>();
     const std::int64_t row = blockIdx.x;
     const int i = static_cast<int>(threadIdx.x);
@@ -154,13 +188,15 @@ __global__ inline void __launch_bounds__(threads)
 
 }  // namespace adding
 
-inline void add_parts(const Parts& parts, const AttentionResult& result, const Plan& plan, std::int64_t rows_of_q,
+template <bool early = false>
+void add_parts(const Parts& parts, const AttentionResult& result, const Plan& plan, std::int64_t rows_of_q,
                       Stream stream) {
-    launch("sparse_decode_add", adding::add,
+    launch("sparse_decode_add", adding::add<early>,
            {.blocks = rows_of_q * plan.H,
             .threads = adding::threads,
             .shared_bytes = sizeof(adding::Memory),
-            .stream = stream},
+            .stream = stream,
+            .overlaps_previous = early},
            parts, result, rows_of_q * plan.H, plan.H, plan.splits);
 }
 

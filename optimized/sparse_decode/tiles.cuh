@@ -55,6 +55,7 @@ struct Memory {
     alignas(1024) Tile keys[stages];
     alignas(1024) unsigned char p[panel_bytes];
     std::uint32_t counts[2 * most_tiles];  // a bit a slot: does it count?
+    std::uint32_t repeated[2 * most_tiles];  // a bit a slot: does it stand in an earlier part?
     float rescaling[rows];                 // of the last tile: by what older sums are multiplied
     float maximum[rows], sum[rows];        // at the end
     Mbarrier full[stages][2], empty[stages][2];
