@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(threads, 1)
     auto& memory = shared<Memory>();
     const Work work = plan.work(static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y));
     const std::int32_t* slots = kept + work.query * plan.k + work.first_slot;
-    attend_part(
+    attend_part<1>(
         memory, q, pages, work, plan, result, parts, [slots](int i) { return slots[i]; },
         [&] {
             for (int i = static_cast<int>(threadIdx.x) % warpgroup; i < work.tiles() * tokens; i += warpgroup) {

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(threads, 1)
         const std::int32_t slot = own[i];
         return slot < cache_slots ? slot : -1;
     };
-    attend_part(memory, q, pages, work, plan, result, parts, slots,
+    attend_part<1>(memory, q, pages, work, plan, result, parts, slots,
                 [&] { Selection(memory, work, row, cache_slots).find_counting(); });
 }
 

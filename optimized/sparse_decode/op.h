@@ -5,6 +5,7 @@
 // level 3  a request is split over blocks
 // level 4  producer warps that convert by moving bits; wgmma
 // level 5  which slots count is found meanwhile
+// level 6  two blocks convert half of the tokens each
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -38,5 +39,8 @@ std::string sparse_decode_level_4_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_4(const SparseDecode& call);
 void sparse_decode_level_5(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
+void sparse_decode_level_6(const SparseDecode& call);
+std::string sparse_decode_level_6_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_6(const SparseDecode& call);
 
 }  // namespace dsa

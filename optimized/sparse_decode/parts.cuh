@@ -113,34 +113,54 @@ __device__ inline void leave_result(const Memory& memory, float (&out)[half_colu
 }
 
 // All that a block does. slots(i): the i-th slot of its part of the selection, -1 where it is none. count(): the second
-// consumer says in memory.counts which of them count.
-template <class Slots, class Count>
+// consumer says in memory.counts which of them count. blocks: that share what they convert, 1 or 2.
+template <int blocks, class Slots, class Count>
 __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* pages, const Work& work,
                             const Plan& plan, const AttentionResult& result, const Parts& parts, Slots slots,
                             Count count) {
-    init_barriers(memory);
-    __syncthreads();
+    init_barriers<blocks>(memory);
+    if constexpr (blocks == 1)
+        __syncthreads();
+    else
+        cluster_sync();
     const int role = warp_id() / 4;
     if (role == 0) {
         give_back_registers<producer_registers>();
-        Producer<Slots>{memory, pages, work, slots}.run();
-        return;
-    }
-    take_registers<consumer_registers>();
-    bring_q(memory, q, plan.H, work);
-    float out[half_columns / 2];
-    if (role == 1) {
-        score_and_weigh(memory, out, work.tiles(), result.scale);
+        const Reader<Slots> reader{memory, pages, work, slots};
+        if constexpr (blocks == 1)
+            Producer<Slots>{reader}.run();
+        else
+            SharingProducer<Slots>{reader}.run();
     } else {
-        count();
-        warp_arrives(memory.counts_known);
-        weigh(memory, out, work.tiles());
+        take_registers<consumer_registers>();
+        // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the way
+        // from memory. Blocks of the same query ask for some of the tokens each.
+        constexpr int ahead = 3;
+        const auto ask_for = [&](int tile) {
+            const int thread = static_cast<int>(threadIdx.x) % warpgroup, i = tile * tokens + thread;
+            if (thread >= tokens || i >= work.slots || thread % plan.groups != work.first_head / plan.heads_each) return;
+            const std::int32_t slot = slots(i);
+            if (slot >= 0) bulk_prefetch(pages + static_cast<std::int64_t>(slot) * token_bytes, token_bytes);
+        };
+        if (role == 2)
+            for (int tile = 1; tile <= ahead; ++tile) ask_for(tile);
+        bring_q(memory, q, plan.H, work);
+        float out[half_columns / 2];
+        if (role == 1) {
+            score_and_weigh<blocks>(memory, out, work.tiles(), result.scale);
+        } else {
+            count();
+            warp_arrives(memory.counts_known);
+            weigh<blocks>(memory, out, work.tiles(), [&](int tile) { ask_for(tile + 1 + ahead); });
+        }
+        barrier_sync(of_consumers, 2 * warpgroup);
+        if (plan.splits > 1)
+            leave_part(memory, out, role - 1, work, plan, parts);
+        else
+            leave_result(memory, out, role - 1, work, plan, result);
     }
-    barrier_sync(of_consumers, 2 * warpgroup);
-    if (plan.splits > 1)
-        leave_part(memory, out, role - 1, work, plan, parts);
-    else
-        leave_result(memory, out, role - 1, work, plan, result);
+    // The other may still send, or arrive at this block's barriers.
+    if constexpr (blocks > 1) cluster_sync();
 }
 
 namespace adding {

@@ -17,6 +17,8 @@
 
 #include "optimized/attention/softmax.cuh"
 #include "optimized/hopper/barrier.h"
+#include "optimized/hopper/bulk.h"
+#include "optimized/hopper/cluster.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
@@ -70,12 +72,14 @@ struct Work {
     __device__ int tiles() const { return max(1, (slots + tokens - 1) / tokens); }
 };
 
-__device__ inline void init_barriers(Memory& memory) {
+// blocks: that share what they convert, of a cluster.
+template <int blocks>
+__device__ void init_barriers(Memory& memory) {
     if (threadIdx.x == 0) {
         for (int s = 0; s < stages; ++s)
             for (int half = 0; half < 2; ++half) {
                 mbarrier_init(memory.full[s][half], 4);   // the producer's warps
-                mbarrier_init(memory.empty[s][half], 4);  // the warps that weigh this half
+                mbarrier_init(memory.empty[s][half], 4 * blocks);  // the warps that weigh this half
             }
         mbarrier_init(memory.counts_known, 4);
         mbarrier_init(memory.p_full, 4);
@@ -89,24 +93,33 @@ __device__ inline void warp_arrives(Mbarrier& barrier) {
     __syncwarp();
     if (lane_id() == 0) mbarrier_arrive(barrier);
 }
-__device__ inline void warp_hands_over(Mbarrier& barrier) {
-    fence_proxy_async_shared();
-    warp_arrives(barrier);
+// The half tile is free, say this warp's lanes together, to every block that writes into it.
+template <int blocks>
+__device__ void release(Mbarrier& empty) {
+    if constexpr (blocks == 1) return warp_arrives(empty);
+    __syncwarp();
+    if (lane_id() < blocks) mbarrier_arrive_at(empty, lane_id());
 }
-
 __device__ inline Words& piece_of(unsigned char* of, int row, int piece) {
     return *reinterpret_cast<Words*>(of + row * 128 + ((piece ^ (row & 7)) << 4));
 }
 
 // Both consumers: the block's rows of q, in the order of columns that keys have.
 __device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, const Work& work) {
-    constexpr int pieces = width / 8;
+    constexpr int pieces = width / 8, each = rows * pieces / (2 * warpgroup);
     const bf16* first = q + (work.query * H + work.first_head) * width;
-    for (int i = static_cast<int>(threadIdx.x) - warpgroup; i < rows * pieces; i += 2 * warpgroup) {
-        const int row = i / pieces, piece = i % pieces;
-        Words numbers{};
-        if (row < work.heads) numbers = *reinterpret_cast<const Words*>(first + row * width + piece * 8);
-        piece_of(memory.q.panel[piece / 8], row, piece % 8) = piece < latent / 8 ? in_column_order(numbers) : numbers;
+    const int thread = static_cast<int>(threadIdx.x) - warpgroup;
+    Words numbers[each];  // all on their way at once
+#pragma unroll
+    for (int j = 0; j < each; ++j) {
+        const int i = thread + j * 2 * warpgroup, row = i / pieces, piece = i % pieces;
+        numbers[j] = row < work.heads ? *reinterpret_cast<const Words*>(first + row * width + piece * 8) : Words{};
+    }
+#pragma unroll
+    for (int j = 0; j < each; ++j) {
+        const int i = thread + j * 2 * warpgroup, row = i / pieces, piece = i % pieces;
+        piece_of(memory.q.panel[piece / 8], row, piece % 8) =
+            piece < latent / 8 ? in_column_order(numbers[j]) : numbers[j];
     }
     fence_proxy_async_shared();
     barrier_sync(of_consumers, 2 * warpgroup);
@@ -117,7 +130,7 @@ __device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, co
 // One of its four warps has tokens 16 w ... 16 w + 15 of each tile. Lane 4 t + c has piece c of each panel of tokens
 // t and t + 8: 8 lanes store to 8 different places of 16 bytes, whose banks differ.
 template <class Slots>
-struct Producer {
+struct Reader {
     Memory& memory;
     const std::uint8_t* pages;
     const Work work;
@@ -126,87 +139,161 @@ struct Producer {
     const int row = warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8
     const int at = row * 128 + ((2 * piece ^ (row & 7)) << 4);
 
-    const std::uint8_t* token[2] = {};    // of the tile that is loaded; null: zeros
-    Words codes[2][half_panels] = {};     // half a tile, as it is in the cache
-    float scales[2][2] = {};
-
+    // Where the token is; null where zeros stand for it.
     __device__ const std::uint8_t* find(int tile, int o) const {
         const int i = tile * tokens + row + 8 * o;
         const std::int32_t slot = i < work.slots ? slots(i) : -1;
         return slot < 0 ? nullptr : pages + static_cast<std::int64_t>(slot) * token_bytes;
     }
-    __device__ static Words codes_of(const std::uint8_t* token, int p, int piece) {
+    __device__ Words codes(const std::uint8_t* token, int p) const {
         return token == nullptr ? Words{} : *reinterpret_cast<const Words*>(token + p * panel + piece * 16);
     }
-    __device__ static float scale_of(const std::uint8_t* token, int block) {
+    __device__ static float scale(const std::uint8_t* token, int block) {
         return token == nullptr ? 1.0F : reinterpret_cast<const float*>(token + latent)[block];
-    }
-    __device__ void load_scales(int half, int o) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) scales[o][j] = scale_of(token[o], 2 * half + j);
     }
     __device__ void store(unsigned char* to, int o, const Words (&numbers)[2]) const {
         *reinterpret_cast<Words*>(to + at + o * 8 * 128) = numbers[0];
         *reinterpret_cast<Words*>(to + (at ^ 16) + o * 8 * 128) = numbers[1];
     }
     // The rotated columns are bf16 already.
-    __device__ void copy_rotated(unsigned char* to, int o) const {
-        const std::uint8_t* from = token[o] == nullptr ? pages : token[o] + latent + 4 * (latent / scaled) + 32 * piece;
-        const int bytes = token[o] == nullptr ? 0 : 16;
+    __device__ void copy_rotated(const std::uint8_t* token, unsigned char* to, int o) const {
+        const std::uint8_t* from = token == nullptr ? pages : token + latent + 4 * (latent / scaled) + 32 * piece;
+        const int bytes = token == nullptr ? 0 : 16;
         cp_async<16>(to + at + o * 8 * 128, from, bytes);
         cp_async<16>(to + (at ^ 16) + o * 8 * 128, from + bytes, bytes);
     }
     // Once more, the long road, where there was a NaN or another kind of scale.
-    __device__ void mend(int tile, int half) const {
+    __device__ void mend(int tile, int half, int first_o, int last_o) const {
 #pragma unroll 1
-        for (int i = 0; i < 2 * half_panels; ++i) {
+        for (int i = first_o * half_panels; i < (last_o + 1) * half_panels; ++i) {
             const int o = i / half_panels, p = half * half_panels + i % half_panels;
             const std::uint8_t* of = find(tile, o);
             Words numbers[2];
-            dequantise_one_by_one(codes_of(of, p, piece), scale_of(of, p / 2), numbers);
+            dequantise_one_by_one(codes(of, p), scale(of, p / 2), numbers);
             store(memory.keys[tile % stages].panel[p], o, numbers);
         }
     }
-    // Makes half a tile of what was loaded, and loads the next half meanwhile.
+};
+
+// Makes whole tiles; what it loads is half a tile ahead.
+template <class Slots>
+struct Producer {
+    const Reader<Slots> reader;
+    const std::uint8_t* token[2] = {};  // of the half tile that is loaded
+    Words codes[2][half_panels] = {};   // as they are in the cache
+    float scales[2][2] = {};
+
+    __device__ void load_scales(int half, int o) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) scales[o][j] = reader.scale(token[o], 2 * half + j);
+    }
     template <int half>
     __device__ void make(int tile) {
-        Tile& keys = memory.keys[tile % stages];
-        mbarrier_wait_in_block(memory.empty[tile % stages][half], tile / stages % 2 ^ 1);
+        const int stage = tile % stages;
+        Tile& keys = reader.memory.keys[stage];
+        mbarrier_wait_in_block(reader.memory.empty[stage][half], tile / stages % 2 ^ 1);
         std::uint32_t trouble = 0;
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            if (half == 0) copy_rotated(keys.panel[rotated_panel], o);
+            if (half == 0) reader.copy_rotated(token[o], keys.panel[rotated_panel], o);
             const std::uint32_t pairs[2] = {scale_for_pairs(scales[o][0]), scale_for_pairs(scales[o][1])};
             if (pairs[0] == 0 || pairs[1] == 0) trouble = nan_bits;
-            if (half == 1) token[o] = find(tile + 1, o);
+            if (half == 1) token[o] = reader.find(tile + 1, o);
             load_scales(half ^ 1, o);
 #pragma unroll
             for (int j = 0; j < half_panels; ++j) {
                 trouble |= nan_codes(codes[o][j]);
                 Words numbers[2];
                 dequantise(codes[o][j], pairs[j / 2], numbers);
-                codes[o][j] = codes_of(token[o], (half ^ 1) * half_panels + j, piece);
-                store(keys.panel[half * half_panels + j], o, numbers);
+                codes[o][j] = reader.codes(token[o], (half ^ 1) * half_panels + j);
+                reader.store(keys.panel[half * half_panels + j], o, numbers);
             }
         }
-        if ((trouble & nan_bits) != 0) mend(tile, half);
+        if ((trouble & nan_bits) != 0) reader.mend(tile, half, 0, 1);
         if (half == 0) {
             cp_async_commit();
             cp_async_wait<0>();
         }
-        warp_hands_over(memory.full[tile % stages][half]);
+        fence_proxy_async_shared();
+        warp_arrives(reader.memory.full[stage][half]);
     }
     __device__ void run() {
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            token[o] = find(0, o);
+            token[o] = reader.find(0, o);
             load_scales(0, o);
 #pragma unroll
-            for (int j = 0; j < half_panels; ++j) codes[o][j] = codes_of(token[o], j, piece);
+            for (int j = 0; j < half_panels; ++j) codes[o][j] = reader.codes(token[o], j);
         }
-        for (int tile = 0; tile < work.tiles(); ++tile) {
+        for (int tile = 0; tile < reader.work.tiles(); ++tile) {
             make<0>(tile);
             make<1>(tile);
+        }
+    }
+};
+
+// Two blocks of a cluster, which have the same tokens, make half of each tile each and send it to the other: tokens
+// 16 w ... 16 w + 7 the first, the next 8 the second. What it loads is a tile ahead.
+template <class Slots>
+struct SharingProducer {
+    const Reader<Slots> reader;
+    const int o = cluster_rank();
+    const std::uint8_t* token = nullptr;
+    const std::uint8_t* next = nullptr;
+    Words codes[2][half_panels] = {};  // both halves of a tile
+    float scales[4] = {};
+
+    template <int half>
+    __device__ void load(const std::uint8_t* from) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(from, 2 * half + j);
+#pragma unroll
+        for (int j = 0; j < half_panels; ++j) codes[half][j] = reader.codes(from, half * half_panels + j);
+    }
+    template <int half>
+    __device__ void make(int tile) {
+        const int stage = tile % stages;
+        Tile& keys = reader.memory.keys[stage];
+        Mbarrier& full = reader.memory.full[stage][half];
+        mbarrier_wait_in_block(reader.memory.empty[stage][half], tile / stages % 2 ^ 1);
+        std::uint32_t trouble = 0;
+        if (half == 0) reader.copy_rotated(token, keys.panel[rotated_panel], o);
+        const std::uint32_t pairs[2] = {scale_for_pairs(scales[2 * half]), scale_for_pairs(scales[2 * half + 1])};
+        if (pairs[0] == 0 || pairs[1] == 0) trouble = nan_bits;
+        Words numbers[2];
+#pragma unroll
+        for (int j = 0; j < half_panels; ++j) {
+            trouble |= nan_codes(codes[half][j]);
+            dequantise(codes[half][j], pairs[j / 2], numbers);
+            codes[half][j] = reader.codes(next, half * half_panels + j);
+            reader.store(keys.panel[half * half_panels + j], o, numbers);
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(next, 2 * half + j);
+        if ((trouble & nan_bits) != 0) reader.mend(tile, half, o, o);
+        if (half == 0) {
+            cp_async_commit();
+            cp_async_wait<0>();
+        }
+        fence_proxy_async_shared();
+        __syncwarp();
+        constexpr int sent = half_panels + (half == 0 ? 1 : 0), bytes = 8 * 128;  // 8 tokens of a panel
+        if (lane_id() == 0) mbarrier_arrive_expect(full, sent * bytes);  // what the other sends
+        if (lane_id() < sent) {
+            const int p = lane_id() == half_panels ? rotated_panel : half * half_panels + lane_id();
+            unsigned char* mine = keys.panel[p] + (warp_id() % 4 * 16 + 8 * o) * 128;
+            bulk_send(mine, mine, bytes, full, o ^ 1);
+        }
+    }
+    __device__ void run() {
+        token = reader.find(0, o);
+        load<0>(token);
+        load<1>(token);
+        for (int tile = 0; tile < reader.work.tiles(); ++tile) {
+            next = reader.find(tile + 1, o);
+            make<0>(tile);
+            make<1>(tile);
+            token = next;
         }
     }
 };
@@ -314,7 +401,8 @@ __device__ inline void issue_weighing(Memory& memory, float (&out)[half_columns 
 }
 
 // The first consumer. At the end maximum (of natural logits) and sum of its rows are in shared memory.
-__device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns / 2], int tiles, float scale) {
+template <int blocks>
+__device__ void score_and_weigh(Memory& memory, float (&out)[half_columns / 2], int tiles, float scale) {
     constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
     float scores[tokens / 2];
     Softmax softmax{{minus_infinity(), minus_infinity()}, {0.0F, 0.0F}, {1.0F, 1.0F}};
@@ -333,7 +421,7 @@ __device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns
     const auto finish = [&](int tile) {
         wgmma_wait<0>();
         hold(out);
-        warp_arrives(memory.empty[tile % stages][0]);
+        release<blocks>(memory.empty[tile % stages][0]);
     };
     for (int tile = 0; tile + 1 < tiles; ++tile) {
         tell(tile);
@@ -360,17 +448,19 @@ __device__ inline void score_and_weigh(Memory& memory, float (&out)[half_columns
     }
 }
 
-// The second consumer.
-__device__ inline void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles) {
+// The second consumer. meanwhile(tile): what it does while the tile is weighed.
+template <int blocks, class Meanwhile>
+__device__ void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles, Meanwhile meanwhile) {
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     for (int tile = 0; tile < tiles; ++tile) {
         mbarrier_wait_in_block(memory.p_full, tile % 2);
         rescale(out, memory.rescaling[row], memory.rescaling[row + 8]);
         issue_weighing(memory, out, tile, 1);
+        meanwhile(tile);
         wgmma_wait<0>();
         hold(out);
         warp_arrives(memory.p_empty);
-        warp_arrives(memory.empty[tile % stages][1]);
+        release<blocks>(memory.empty[tile % stages][1]);
     }
 }
 
