@@ -73,10 +73,9 @@ __device__ inline Words in_column_order(const Words& numbers) {
     return ordered;
 }
 // Lanes 2 i and 2 i + 1 hold places 0 1 and 2 3 of four, which are columns 0 2 and 1 3: exchanged to 0 1 and 2 3.
-__device__ inline void tell_columns(float& first, float& second) {
-    const bool odd = lane_id() % 2 != 0;
-    const float received = __shfl_xor_sync(all_lanes, odd ? first : second, 1);
-    (odd ? first : second) = received;
+__device__ inline std::uint32_t in_plain_order(std::uint32_t pair) {
+    const std::uint32_t other = __shfl_xor_sync(all_lanes, pair, 1);
+    return lane_id() % 2 == 0 ? (pair & 0xffffU) | other << 16 : other >> 16 | (pair & 0xffff0000U);
 }
 
 }  // namespace dsa

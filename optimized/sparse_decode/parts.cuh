@@ -57,7 +57,8 @@ struct Plan {
 
 // All null where nothing is split.
 struct Parts {
-    float* out = nullptr;      // [splits, rows H, latent], under the part's own maximum, not divided
+    // [splits, rows H, latent], under the part's own maximum, not divided; columns in the order 0 2 1 3 of each four
+    float* out = nullptr;
     float* maximum = nullptr;  // [rows H, splits]
     float* sum = nullptr;      // [rows H, splits]
 
@@ -75,7 +76,7 @@ struct alignas(8) Two {
 };
 
 // One consumer, half the columns.
-__device__ inline void leave_part(const Memory& memory, float (&out)[half_columns / 2], int half, const Work& work,
+__device__ inline void leave_part(const Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
                                   const Plan& plan, const Parts& parts) {
     const std::int64_t first = work.query * plan.H + work.first_head, split = blockIdx.y;
     float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
@@ -89,7 +90,7 @@ __device__ inline void leave_part(const Memory& memory, float (&out)[half_column
     }
 }
 
-__device__ inline void leave_result(const Memory& memory, float (&out)[half_columns / 2], int half, const Work& work,
+__device__ inline void leave_result(const Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
                                     const Plan& plan, const AttentionResult& result) {
     const std::int64_t first = work.query * plan.H + work.first_head;
     bf16* to = result.out + first * latent;
@@ -104,8 +105,8 @@ __device__ inline void leave_result(const Memory& memory, float (&out)[half_colu
     }
     for_each_pair(out, half, [&](int row, int column, float low, float high) {
         const float by = row % 16 < 8 ? factor[0] : factor[1];
-        if (row < work.heads)
-            *reinterpret_cast<std::uint32_t*>(to + row * latent + column) = to_bf16_pair(low * by, high * by);
+        const std::uint32_t pair = in_plain_order(to_bf16_pair(low * by, high * by));
+        if (row < work.heads) *reinterpret_cast<std::uint32_t*>(to + row * latent + column) = pair;
     });
     const int row = static_cast<int>(threadIdx.x) % warpgroup;
     if (half == 0 && row < work.heads)
@@ -201,8 +202,8 @@ __global__ void __launch_bounds__(threads)
     }
     const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, row % H, maximum, sum);
     auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + 4 * i);
-    to[0] = to_bf16_pair(out[0] * by, out[1] * by);
-    to[1] = to_bf16_pair(out[2] * by, out[3] * by);
+    to[0] = to_bf16_pair(out[0] * by, out[2] * by);
+    to[1] = to_bf16_pair(out[1] * by, out[3] * by);
     if (i == 0) result.lse[row] = told_lse(result, maximum, sum);
 }
 

@@ -57,7 +57,6 @@ struct Memory {
     alignas(1024) Tile keys[stages];
     alignas(1024) unsigned char p[panel_bytes];
     std::uint32_t counts[2 * most_tiles];  // a bit a slot: does it count?
-    std::uint32_t repeated[2 * most_tiles];  // a bit a slot: does it stand in an earlier part?
     float rescaling[rows];                 // of the last tile: by what older sums are multiplied
     float maximum[rows], sum[rows];        // at the end
     Mbarrier full[stages][2], empty[stages][2];
@@ -139,10 +138,17 @@ struct Reader {
     const int row = warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8
     const int at = row * 128 + ((2 * piece ^ (row & 7)) << 4);
 
-    // Where the token is; null where zeros stand for it.
-    __device__ const std::uint8_t* find(int tile, int o) const {
+    // The place of half a tile is free. The second half of the second stage holds the selection's table at first.
+    __device__ void wait_for_place(int tile, int half) const {
+        if (tile == 1 && half == 1) mbarrier_wait_in_block(memory.counts_known, 0);
+        mbarrier_wait_in_block(memory.empty[tile % stages][half], tile / stages % 2 ^ 1);
+    }
+    __device__ std::int32_t slot(int tile, int o) const {
         const int i = tile * tokens + row + 8 * o;
-        const std::int32_t slot = i < work.slots ? slots(i) : -1;
+        return i < work.slots ? slots(i) : -1;
+    }
+    // Where the token is; null where zeros stand for it.
+    __device__ const std::uint8_t* find(std::int32_t slot) const {
         return slot < 0 ? nullptr : pages + static_cast<std::int64_t>(slot) * token_bytes;
     }
     __device__ Words codes(const std::uint8_t* token, int p) const {
@@ -167,7 +173,7 @@ struct Reader {
 #pragma unroll 1
         for (int i = first_o * half_panels; i < (last_o + 1) * half_panels; ++i) {
             const int o = i / half_panels, p = half * half_panels + i % half_panels;
-            const std::uint8_t* of = find(tile, o);
+            const std::uint8_t* of = find(slot(tile, o));
             Words numbers[2];
             dequantise_one_by_one(codes(of, p), scale(of, p / 2), numbers);
             store(memory.keys[tile % stages].panel[p], o, numbers);
@@ -180,6 +186,7 @@ template <class Slots>
 struct Producer {
     const Reader<Slots> reader;
     const std::uint8_t* token[2] = {};  // of the half tile that is loaded
+    std::int32_t following[2] = {};     // slots of the tile after the one that is made
     Words codes[2][half_panels] = {};   // as they are in the cache
     float scales[2][2] = {};
 
@@ -191,14 +198,17 @@ struct Producer {
     __device__ void make(int tile) {
         const int stage = tile % stages;
         Tile& keys = reader.memory.keys[stage];
-        mbarrier_wait_in_block(reader.memory.empty[stage][half], tile / stages % 2 ^ 1);
+        reader.wait_for_place(tile, half);
         std::uint32_t trouble = 0;
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
             if (half == 0) reader.copy_rotated(token[o], keys.panel[rotated_panel], o);
             const std::uint32_t pairs[2] = {scale_for_pairs(scales[o][0]), scale_for_pairs(scales[o][1])};
             if (pairs[0] == 0 || pairs[1] == 0) trouble = nan_bits;
-            if (half == 1) token[o] = reader.find(tile + 1, o);
+            if (half == 1) {
+                token[o] = reader.find(following[o]);
+                following[o] = reader.slot(tile + 2, o);
+            }
             load_scales(half ^ 1, o);
 #pragma unroll
             for (int j = 0; j < half_panels; ++j) {
@@ -207,6 +217,7 @@ struct Producer {
                 dequantise(codes[o][j], pairs[j / 2], numbers);
                 codes[o][j] = reader.codes(token[o], (half ^ 1) * half_panels + j);
                 reader.store(keys.panel[half * half_panels + j], o, numbers);
+                __syncwarp();  // the compiler would put all loads off to the end, where each is waited for at once
             }
         }
         if ((trouble & nan_bits) != 0) reader.mend(tile, half, 0, 1);
@@ -220,7 +231,8 @@ struct Producer {
     __device__ void run() {
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            token[o] = reader.find(0, o);
+            token[o] = reader.find(reader.slot(0, o));
+            following[o] = reader.slot(1, o);
             load_scales(0, o);
 #pragma unroll
             for (int j = 0; j < half_panels; ++j) codes[o][j] = reader.codes(token[o], j);
@@ -240,6 +252,7 @@ struct SharingProducer {
     const int o = cluster_rank();
     const std::uint8_t* token = nullptr;
     const std::uint8_t* next = nullptr;
+    std::int32_t following = -1;  // slot of the tile after that
     Words codes[2][half_panels] = {};  // both halves of a tile
     float scales[4] = {};
 
@@ -255,7 +268,7 @@ struct SharingProducer {
         const int stage = tile % stages;
         Tile& keys = reader.memory.keys[stage];
         Mbarrier& full = reader.memory.full[stage][half];
-        mbarrier_wait_in_block(reader.memory.empty[stage][half], tile / stages % 2 ^ 1);
+        reader.wait_for_place(tile, half);
         std::uint32_t trouble = 0;
         if (half == 0) reader.copy_rotated(token, keys.panel[rotated_panel], o);
         const std::uint32_t pairs[2] = {scale_for_pairs(scales[2 * half]), scale_for_pairs(scales[2 * half + 1])};
@@ -267,6 +280,7 @@ struct SharingProducer {
             dequantise(codes[half][j], pairs[j / 2], numbers);
             codes[half][j] = reader.codes(next, half * half_panels + j);
             reader.store(keys.panel[half * half_panels + j], o, numbers);
+            __syncwarp();  // as above
         }
 #pragma unroll
         for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(next, 2 * half + j);
@@ -286,11 +300,13 @@ struct SharingProducer {
         }
     }
     __device__ void run() {
-        token = reader.find(0, o);
+        token = reader.find(reader.slot(0, o));
+        following = reader.slot(1, o);
         load<0>(token);
         load<1>(token);
         for (int tile = 0; tile < reader.work.tiles(); ++tile) {
-            next = reader.find(tile + 1, o);
+            next = reader.find(following);
+            following = reader.slot(tile + 2, o);
             make<0>(tile);
             make<1>(tile);
             token = next;
@@ -425,12 +441,21 @@ __device__ void score_and_weigh(Memory& memory, float (&out)[half_columns / 2], 
     };
     for (int tile = 0; tile + 1 < tiles; ++tile) {
         tell(tile);
-        issue_scores(memory, scores, tile + 1);
         issue_weighing(memory, out, tile, 0);
-        wgmma_wait<1>();
+        issue_scores(memory, scores, tile + 1);
+#if defined(DSA_LATE)
+        wgmma_wait<0>();
+        hold(out);
         hold(scores);
+        release<blocks>(memory.empty[tile % stages][0]);
+#else
+        wgmma_wait<1>();
+        hold(out);
+        release<blocks>(memory.empty[tile % stages][0]);
+        wgmma_wait<0>();
+        hold(scores);
+#endif
         soften(memory, scores, softmax, tile + 1, scale * log2_e);
-        finish(tile);
     }
     tell(tiles - 1);
     issue_weighing(memory, out, tiles - 1, 0);
@@ -464,15 +489,13 @@ __device__ void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles,
     }
 }
 
-// visit(row, column, first, second): two columns of one of the block's rows, by the thread that has them.
+// visit(row, column, first, second): two neighbouring places of one of the block's rows, by the thread that has them.
 template <class Visit>
-__device__ void for_each_pair(float (&out)[half_columns / 2], int half, Visit visit) {
+__device__ void for_each_pair(const float (&out)[half_columns / 2], int half, Visit visit) {
     const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
-    for (int i = 0; i < half_columns / 2; i += 2) {
-        tell_columns(out[i], out[i + 1]);
+    for (int i = 0; i < half_columns / 2; i += 2)
         visit(wgmma_row(thread, i), half * half_columns + wgmma_column(thread, i), out[i], out[i + 1]);
-    }
 }
 
 }  // namespace dsa::cached_tiles
