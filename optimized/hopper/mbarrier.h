@@ -129,11 +129,10 @@ __device__ inline void mbarrier_wait(Mbarrier& barrier, int parity, Where) {
 __device__ inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where) {
     std::uint32_t complete = 0;
     while (complete == 0)
-        asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
-            : "=r"(complete)
-            : "r"(shared_address(&barrier)), "r"(parity)
-            : "memory");
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
+                     : "=r"(complete)
+                     : "r"(shared_address(&barrier)), "r"(parity)
+                     : "memory");
 }
 
 #endif

@@ -23,10 +23,17 @@ __global__ void __launch_bounds__(threads, 1)
         return slot < cache_slots ? slot : -1;
     };
     attend_part<1>(memory, q, pages, work, plan, result, parts, slots,
-                [&] { Selection(memory, work, row, cache_slots).find_counting(); });
+                   [&] { Selection::find_counting(memory, work, row, cache_slots); });
 }
 
 }  // namespace
+
+std::string sparse_decode_level_5_declines(const SparseDecode& call) {
+    const std::string why = sparse_decode_level_4_declines(call);
+    if (why.empty() && call.k > Selection::most)
+        return sentence("k must be at most ", Selection::most, "; it is ", call.k);
+    return why;
+}
 
 std::int64_t sparse_decode_workspace_5(const SparseDecode& call) {
     Arena arena;

@@ -23,13 +23,13 @@ __global__ void __launch_bounds__(threads, 1)
         return slot < cache_slots ? slot : -1;
     };
     attend_part<2>(memory, q, pages, work, plan, result, parts, slots,
-                [&] { Selection(memory, work, row, cache_slots).find_counting(); });
+                   [&] { Selection::find_counting(memory, work, row, cache_slots); });
 }
 
 }  // namespace
 
 std::string sparse_decode_level_6_declines(const SparseDecode& call) {
-    const std::string why = sparse_decode_level_4_declines(call);
+    const std::string why = sparse_decode_level_5_declines(call);
     if (!why.empty()) return why;
     const Plan plan(call);
     if (plan.groups % 2 != 0)

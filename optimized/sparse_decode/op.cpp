@@ -17,7 +17,7 @@ const Ladder<SparseDecode> ladder{
      {"tensor cores", sparse_decode_level_2, sparse_decode_level_2_declines, sparse_decode_workspace_1},
      {"split over blocks", sparse_decode_level_3, sparse_decode_level_2_declines, sparse_decode_workspace_3},
      {"producers and wgmma", sparse_decode_level_4, sparse_decode_level_4_declines, sparse_decode_workspace_4},
-     {"selection inside", sparse_decode_level_5, sparse_decode_level_4_declines, sparse_decode_workspace_5},
+     {"selection inside", sparse_decode_level_5, sparse_decode_level_5_declines, sparse_decode_workspace_5},
      {"a cluster shares the conversion", sparse_decode_level_6, sparse_decode_level_6_declines,
       sparse_decode_workspace_6}}};
 

@@ -38,6 +38,7 @@ void sparse_decode_level_4(const SparseDecode& call);
 std::string sparse_decode_level_4_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_4(const SparseDecode& call);
 void sparse_decode_level_5(const SparseDecode& call);
+std::string sparse_decode_level_5_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
 void sparse_decode_level_6(const SparseDecode& call);
 std::string sparse_decode_level_6_declines(const SparseDecode& call);

@@ -76,13 +76,14 @@ struct alignas(8) Two {
 };
 
 // One consumer, half the columns.
-__device__ inline void leave_part(const Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
+__device__ inline void leave_part(Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
                                   const Plan& plan, const Parts& parts) {
     const std::int64_t first = work.query * plan.H + work.first_head, split = blockIdx.y;
     float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
-    for_each_pair(out, half, [&](int row, int column, float low, float high) {
-        if (row < work.heads) *reinterpret_cast<Two*>(to + row * latent + column) = {{low, high}};
-    });
+    store_rows<Two>(memory, out, half, work.heads, reinterpret_cast<char*>(to), latent * 4,
+                    [](int, float low, float high) {
+                        return Two{{low, high}};
+                    });
     const int row = static_cast<int>(threadIdx.x) % warpgroup;
     if (half == 0 && row < work.heads) {
         parts.maximum[(first + row) * plan.splits + split] = memory.maximum[row];
@@ -90,7 +91,7 @@ __device__ inline void leave_part(const Memory& memory, const float (&out)[half_
     }
 }
 
-__device__ inline void leave_result(const Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
+__device__ inline void leave_result(Memory& memory, const float (&out)[half_columns / 2], int half, const Work& work,
                                     const Plan& plan, const AttentionResult& result) {
     const std::int64_t first = work.query * plan.H + work.first_head;
     bf16* to = result.out + first * latent;
@@ -103,18 +104,18 @@ __device__ inline void leave_result(const Memory& memory, const float (&out)[hal
         if (row < work.heads && maximum != minus_infinity())
             factor[r] = 1.0F / denominator(result, work.first_head + row, maximum, memory.sum[row]);
     }
-    for_each_pair(out, half, [&](int row, int column, float low, float high) {
-        const float by = row % 16 < 8 ? factor[0] : factor[1];
-        const std::uint32_t pair = in_plain_order(to_bf16_pair(low * by, high * by));
-        if (row < work.heads) *reinterpret_cast<std::uint32_t*>(to + row * latent + column) = pair;
-    });
+    store_rows<std::uint32_t>(memory, out, half, work.heads, reinterpret_cast<char*>(to), latent * 2,
+                              [&](int row, float low, float high) {
+                                  const float by = row % 16 < 8 ? factor[0] : factor[1];
+                                  return in_plain_order(to_bf16_pair(low * by, high * by));
+                              });
     const int row = static_cast<int>(threadIdx.x) % warpgroup;
     if (half == 0 && row < work.heads)
         result.lse[first + row] = told_lse(result, memory.maximum[row], memory.sum[row]);
 }
 
-// All that a block does. slots(i): the i-th slot of its part of the selection, -1 where it is none. count(): the second
-// consumer says in memory.counts which of them count. blocks: that share what they convert, 1 or 2.
+// All that a block does. slots(i): the i-th slot of its part of the selection, -1 where it is none. count(): the
+// second consumer says in memory.counts which of them count. blocks: that share what they convert, 1 or 2.
 template <int blocks, class Slots, class Count>
 __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* pages, const Work& work,
                             const Plan& plan, const AttentionResult& result, const Parts& parts, Slots slots,
@@ -132,14 +133,16 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
             Producer<Slots>{reader}.run();
         else
             SharingProducer<Slots>{reader}.run();
+        if constexpr (blocks > 1) cluster_sync();
     } else {
         take_registers<consumer_registers>();
-        // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the way
-        // from memory. Blocks of the same query ask for some of the tokens each.
+        // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the
+        // way from memory. Blocks of the same query ask for some of the tokens each.
         constexpr int ahead = 3;
         const auto ask_for = [&](int tile) {
             const int thread = static_cast<int>(threadIdx.x) % warpgroup, i = tile * tokens + thread;
-            if (thread >= tokens || i >= work.slots || thread % plan.groups != work.first_head / plan.heads_each) return;
+            if (thread >= tokens || i >= work.slots || thread % plan.groups != work.first_head / plan.heads_each)
+                return;
             const std::int32_t slot = slots(i);
             if (slot >= 0) bulk_prefetch(pages + static_cast<std::int64_t>(slot) * token_bytes, token_bytes);
         };
@@ -151,17 +154,19 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
             score_and_weigh<blocks>(memory, out, work.tiles(), result.scale);
         } else {
             count();
-            warp_arrives(memory.counts_known);
+            release<blocks>(memory.counts_known);
             weigh<blocks>(memory, out, work.tiles(), [&](int tile) { ask_for(tile + 1 + ahead); });
         }
-        barrier_sync(of_consumers, 2 * warpgroup);
+        // All that was sent has come, in both blocks, and nobody arrives at the other's barriers any more.
+        if constexpr (blocks == 1)
+            barrier_sync(of_consumers, 2 * warpgroup);
+        else
+            cluster_sync();
         if (plan.splits > 1)
             leave_part(memory, out, role - 1, work, plan, parts);
         else
             leave_result(memory, out, role - 1, work, plan, result);
     }
-    // The other may still send, or arrive at this block's barriers.
-    if constexpr (blocks > 1) cluster_sync();
 }
 
 namespace adding {
@@ -211,7 +216,7 @@ __global__ void __launch_bounds__(threads)
 
 template <bool early = false>
 void add_parts(const Parts& parts, const AttentionResult& result, const Plan& plan, std::int64_t rows_of_q,
-                      Stream stream) {
+               Stream stream) {
     launch("sparse_decode_add", adding::add<early>,
            {.blocks = rows_of_q * plan.H,
             .threads = adding::threads,

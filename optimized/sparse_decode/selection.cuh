@@ -1,98 +1,81 @@
 // Which slots of a block's part of a selection count? Those in range that stand nowhere before, be it in this part or
-// in an earlier one. The second consumer asks, while the producer already brings the tokens: its answer is needed only
-// when the first tile has been scored, and its table lies where the second half of the second tile will.
+// in an earlier one. The second consumer asks, while the producer already brings the tokens: its answer is needed
+// only when the first tile has been scored, and its table lies where the second half of the second tile will.
 //
-// Open addressing, two places a slot; a place belongs to an index, and ends with the lowest slot that has it. An index
-// of an earlier part that is found leaves a slot below all. Which place an index gets may differ from run to run, the
-// answer cannot.
+// In rounds: each index hashes to a place, which is left to the lowest slot of those that come there. Who finds
+// itself there is the first of its index. Who finds the same index there stands twice. Who finds another one comes to
+// another place in the next round, together with its like; two or three rounds are enough. Nobody walks from place to
+// place, so that all 16 slots of a thread go at once.
 #pragma once
 
 #include "optimized/sparse_decode/tiles.cuh"
 
 namespace dsa::cached_tiles {
 
-constexpr int of_the_second = of_consumers + 1;  // a named barrier
-
 class Selection {
    public:
-    // row: all k indices of the query. slots: of the cache.
-    __device__ Selection(Memory& memory, const Work& work, const std::int32_t* row, std::int64_t slots)
-        : memory_(memory), work_(work), row_(row), own_(row + work.first_slot), slots_(slots) {
-        while (places_ < 2 * work.slots) places_ *= 2;
-    }
+    static constexpr int most = most_tiles * tokens;  // slots up to the part's end
 
-    __device__ void find_counting() {
-        const int thread = static_cast<int>(threadIdx.x) % warpgroup;
-        for (int i = thread; i < places_; i += warpgroup) {
-            table().index[i] = nobody;
-            table().slot[i] = unseen;
+    // row: all indices of the query. slots: of the cache.
+    __device__ static void find_counting(Memory& memory, const Work& work, const std::int32_t* row,
+                                         std::int64_t slots) {
+        const int thread = static_cast<int>(threadIdx.x) % warpgroup, end = work.first_slot + work.slots;
+        auto* list = reinterpret_cast<std::int32_t*>(memory.p);                            // [most]
+        auto* table = reinterpret_cast<std::int32_t*>(memory.keys[1].panel[half_panels]);  // [places]
+        std::int32_t mine[each];
+#pragma unroll
+        for (int j = 0; j < each; ++j) {
+            const int i = thread + j * warpgroup;
+            mine[j] = i < end ? row[i] : -1;
+        }
+        for (int i = thread; i < places / 4; i += warpgroup)
+            reinterpret_cast<Words*>(table)[i] = Words{{empty, empty, empty, empty}};
+        if (thread == 0) memory.rounds = 0;
+        std::uint32_t open = 0, first = 0;  // a bit a slot of this thread
+#pragma unroll
+        for (int j = 0; j < each; ++j) {
+            if (mine[j] >= 0 && mine[j] < slots) open |= 1U << j;
+            list[thread + j * warpgroup] = mine[j];
         }
         barrier_sync(of_the_second, warpgroup);
-        for_each(own_, work_.slots, [this](std::int32_t s, int i) {
-            int at = first_place(s);
-            for (;; at = next(at)) {
-                const std::int32_t there = atomicCAS(&table().index[at], nobody, s);
-                if (there == nobody || there == s) break;
+        for (int round = 0;; ++round) {
+            const std::uint32_t multiplier = 0x9e3779b9U + static_cast<std::uint32_t>(round) * 0x3c6ef372U;  // odd
+            const int below = 2 * most * round;  // a round's entries are lower than all before
+            const auto place = [&](std::int32_t s) {
+                return static_cast<std::uint32_t>(s) * multiplier >> (32 - bits);
+            };
+#pragma unroll
+            for (int j = 0; j < each; ++j)
+                if ((open >> j & 1) != 0) atomicMin(&table[place(mine[j])], thread + j * warpgroup - below);
+            barrier_sync(of_the_second, warpgroup);
+            std::uint32_t left = 0;
+#pragma unroll
+            for (int j = 0; j < each; ++j) {
+                if ((open >> j & 1) == 0) continue;
+                const int lowest = table[place(mine[j])] + below;
+                if (lowest == thread + j * warpgroup)
+                    first |= 1U << j;
+                else if (list[lowest] != mine[j])
+                    left |= 1U << j;
             }
-            atomicMin(&table().slot[at], i);
-        });
-        barrier_sync(of_the_second, warpgroup);
-        for_each(row_, work_.first_slot, [this](std::int32_t s, int) {
-            const int at = find(s);
-            if (table().index[at] == s) atomicMin(&table().slot[at], earlier);
-        });
-        barrier_sync(of_the_second, warpgroup);
-        for (int i = thread; i < work_.tiles() * tokens; i += warpgroup) {
-            const std::int32_t s = i < work_.slots ? own_[i] : -1;
-            const std::uint32_t counts = __ballot_sync(all_lanes, in_range(s) && table().slot[find(s)] == i);
-            if (lane_id() == 0) memory_.counts[i / 32] = counts;
+            open = left;
+            if (open != 0) atomicMax(&memory.rounds, round + 1);
+            barrier_sync(of_the_second, warpgroup);
+            if (memory.rounds <= round) break;
+        }
+#pragma unroll
+        for (int j = 0; j < each; ++j) {
+            const std::uint32_t counts = __ballot_sync(all_lanes, (first >> j & 1) != 0);
+            const int i = thread + j * warpgroup - work.first_slot;
+            if (lane_id() == 0 && i >= 0 && i < work.tiles() * tokens) memory.counts[i / 32] = counts;
         }
     }
 
    private:
-    static constexpr std::int32_t nobody = -1, earlier = -1, unseen = 0x7fffffff;
-    static constexpr int most_places = 2 * most_tiles * tokens;
-    static constexpr int batch = 16;  // indices on their way at once
-
-    struct Table {
-        std::int32_t index[most_places], slot[most_places];
-    };
-    static_assert(sizeof(Table) <= half_panels * panel_bytes, "the table lies where half a tile will");
-
-    __device__ Table& table() const { return *reinterpret_cast<Table*>(memory_.keys[1].panel[half_panels]); }
-    __device__ bool in_range(std::int32_t s) const { return s >= 0 && s < slots_; }
-    __device__ int first_place(std::int32_t s) const {
-        constexpr std::uint32_t golden_ratio = 0x9e3779b9U;  // 2^32 / 1.618...: neighbours fall far apart
-        return static_cast<int>((static_cast<std::uint32_t>(s) * golden_ratio) >> 8U) & (places_ - 1);
-    }
-    __device__ int next(int place) const { return (place + 1) & (places_ - 1); }
-    // The place of s, or one of nobody.
-    __device__ int find(std::int32_t s) const {
-        int at = first_place(s);
-        while (table().index[at] != nobody && table().index[at] != s) at = next(at);
-        return at;
-    }
-    template <class Visit>
-    __device__ void for_each(const std::int32_t* indices, int count, Visit visit) const {
-        for (int first = static_cast<int>(threadIdx.x) % warpgroup; first < count; first += batch * warpgroup) {
-            std::int32_t some[batch];
-#pragma unroll
-            for (int j = 0; j < batch; ++j) {
-                const int i = first + j * warpgroup;
-                some[j] = i < count ? indices[i] : -1;
-            }
-#pragma unroll
-            for (int j = 0; j < batch; ++j)
-                if (in_range(some[j])) visit(some[j], first + j * warpgroup);
-        }
-    }
-
-    Memory& memory_;
-    const Work& work_;
-    const std::int32_t* row_;
-    const std::int32_t* own_;
-    std::int64_t slots_;
-    int places_ = 64;
+    static constexpr int each = most / warpgroup;
+    static constexpr int bits = 13, places = 1 << bits;
+    static constexpr std::uint32_t empty = 0x7fffffff;
+    static_assert(places * 4 <= half_panels * panel_bytes && most * 4 <= panel_bytes, "they lie in tiles' places");
 };
 
 }  // namespace dsa::cached_tiles

@@ -46,7 +46,7 @@ constexpr int most_tiles = 32;  // of a block: a bit a slot in shared memory
 constexpr Swizzle wide = Swizzle::bytes_128;
 // 3 x 168 registers a lane of all warpgroups together, as many as 65536 are enough for, shared out again.
 constexpr int consumer_registers = 208, producer_registers = 88;
-enum NamedBarrier { all_threads, of_the_first, of_consumers };
+enum NamedBarrier { all_threads, of_the_first, of_consumers, unused, of_the_second };
 
 struct Tile {
     unsigned char panel[panels][panel_bytes];
@@ -57,6 +57,7 @@ struct Memory {
     alignas(1024) Tile keys[stages];
     alignas(1024) unsigned char p[panel_bytes];
     std::uint32_t counts[2 * most_tiles];  // a bit a slot: does it count?
+    int rounds;                            // of the selection
     float rescaling[rows];                 // of the last tile: by what older sums are multiplied
     float maximum[rows], sum[rows];        // at the end
     Mbarrier full[stages][2], empty[stages][2];
@@ -77,10 +78,10 @@ __device__ void init_barriers(Memory& memory) {
     if (threadIdx.x == 0) {
         for (int s = 0; s < stages; ++s)
             for (int half = 0; half < 2; ++half) {
-                mbarrier_init(memory.full[s][half], 4);   // the producer's warps
+                mbarrier_init(memory.full[s][half], 4);            // the producer's warps
                 mbarrier_init(memory.empty[s][half], 4 * blocks);  // the warps that weigh this half
             }
-        mbarrier_init(memory.counts_known, 4);
+        mbarrier_init(memory.counts_known, 4 * blocks);
         mbarrier_init(memory.p_full, 4);
         mbarrier_init(memory.p_empty, 4);
         fence_mbarrier_init();
@@ -138,7 +139,8 @@ struct Reader {
     const int row = warp_id() % 4 * 16 + lane_id() / 4;  // and row + 8
     const int at = row * 128 + ((2 * piece ^ (row & 7)) << 4);
 
-    // The place of half a tile is free. The second half of the second stage holds the selection's table at first.
+    // The place of half a tile is free. The second half of the second stage holds the selection's table at first, in
+    // every block that is written into.
     __device__ void wait_for_place(int tile, int half) const {
         if (tile == 1 && half == 1) mbarrier_wait_in_block(memory.counts_known, 0);
         mbarrier_wait_in_block(memory.empty[tile % stages][half], tile / stages % 2 ^ 1);
@@ -167,6 +169,14 @@ struct Reader {
         const int bytes = token == nullptr ? 0 : 16;
         cp_async<16>(to + at + o * 8 * 128, from, bytes);
         cp_async<16>(to + (at ^ 16) + o * 8 * 128, from + bytes, bytes);
+    }
+    __device__ static void load_rotated_of(const std::uint8_t* from, Words (&to)[2]) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) to[j] = reinterpret_cast<const Words*>(from)[j];
+    }
+    __device__ void load_rotated(const std::uint8_t* token, Words (&to)[2]) const {
+        to[0] = to[1] = Words{};
+        if (token != nullptr) load_rotated_of(token + latent + 4 * (latent / scaled) + 32 * piece, to);
     }
     // Once more, the long road, where there was a NaN or another kind of scale.
     __device__ void mend(int tile, int half, int first_o, int last_o) const {
@@ -250,18 +260,19 @@ template <class Slots>
 struct SharingProducer {
     const Reader<Slots> reader;
     const int o = cluster_rank();
-    const std::uint8_t* token = nullptr;
-    const std::uint8_t* next = nullptr;
-    std::int32_t following = -1;  // slot of the tile after that
-    Words codes[2][half_panels] = {};  // both halves of a tile
+    const std::uint8_t* next = nullptr;  // the token of the next tile
+    std::int32_t following = -1;         // slot of the tile after that
+    Words codes[2][half_panels] = {};    // both halves of a tile
+    Words turned[2] = {};                // the rotated columns
     float scales[4] = {};
 
     template <int half>
-    __device__ void load(const std::uint8_t* from) {
+    __device__ void load() {
 #pragma unroll
-        for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(from, 2 * half + j);
+        for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(next, 2 * half + j);
 #pragma unroll
-        for (int j = 0; j < half_panels; ++j) codes[half][j] = reader.codes(from, half * half_panels + j);
+        for (int j = 0; j < half_panels; ++j) codes[half][j] = reader.codes(next, half * half_panels + j);
+        if (half == 0) reader.load_rotated(next, turned);
     }
     template <int half>
     __device__ void make(int tile) {
@@ -269,47 +280,38 @@ struct SharingProducer {
         Tile& keys = reader.memory.keys[stage];
         Mbarrier& full = reader.memory.full[stage][half];
         reader.wait_for_place(tile, half);
-        std::uint32_t trouble = 0;
-        if (half == 0) reader.copy_rotated(token, keys.panel[rotated_panel], o);
         const std::uint32_t pairs[2] = {scale_for_pairs(scales[2 * half]), scale_for_pairs(scales[2 * half + 1])};
-        if (pairs[0] == 0 || pairs[1] == 0) trouble = nan_bits;
+        std::uint32_t trouble = pairs[0] == 0 || pairs[1] == 0 ? nan_bits : 0;
         Words numbers[2];
 #pragma unroll
         for (int j = 0; j < half_panels; ++j) {
             trouble |= nan_codes(codes[half][j]);
             dequantise(codes[half][j], pairs[j / 2], numbers);
-            codes[half][j] = reader.codes(next, half * half_panels + j);
             reader.store(keys.panel[half * half_panels + j], o, numbers);
-            __syncwarp();  // as above
         }
-#pragma unroll
-        for (int j = 0; j < 2; ++j) scales[2 * half + j] = reader.scale(next, 2 * half + j);
+        if (half == 0) reader.store(keys.panel[rotated_panel], o, turned);
         if ((trouble & nan_bits) != 0) reader.mend(tile, half, o, o);
-        if (half == 0) {
-            cp_async_commit();
-            cp_async_wait<0>();
-        }
         fence_proxy_async_shared();
         __syncwarp();
         constexpr int sent = half_panels + (half == 0 ? 1 : 0), bytes = 8 * 128;  // 8 tokens of a panel
-        if (lane_id() == 0) mbarrier_arrive_expect(full, sent * bytes);  // what the other sends
+        if (lane_id() == 0) mbarrier_arrive_expect(full, sent * bytes);           // what the other sends
         if (lane_id() < sent) {
             const int p = lane_id() == half_panels ? rotated_panel : half * half_panels + lane_id();
             unsigned char* mine = keys.panel[p] + (warp_id() % 4 * 16 + 8 * o) * 128;
             bulk_send(mine, mine, bytes, full, o ^ 1);
         }
+        load<half>();  // not earlier: the fence waits for what is on its way
     }
     __device__ void run() {
-        token = reader.find(reader.slot(0, o));
+        next = reader.find(reader.slot(0, o));
         following = reader.slot(1, o);
-        load<0>(token);
-        load<1>(token);
+        load<0>();
+        load<1>();
         for (int tile = 0; tile < reader.work.tiles(); ++tile) {
             next = reader.find(following);
             following = reader.slot(tile + 2, o);
             make<0>(tile);
             make<1>(tile);
-            token = next;
         }
     }
 };
@@ -442,19 +444,10 @@ __device__ void score_and_weigh(Memory& memory, float (&out)[half_columns / 2], 
     for (int tile = 0; tile + 1 < tiles; ++tile) {
         tell(tile);
         issue_weighing(memory, out, tile, 0);
+        finish(tile);  // before the next tile is waited for: the producer needs this one's place
         issue_scores(memory, scores, tile + 1);
-#if defined(DSA_LATE)
-        wgmma_wait<0>();
-        hold(out);
-        hold(scores);
-        release<blocks>(memory.empty[tile % stages][0]);
-#else
-        wgmma_wait<1>();
-        hold(out);
-        release<blocks>(memory.empty[tile % stages][0]);
         wgmma_wait<0>();
         hold(scores);
-#endif
         soften(memory, scores, softmax, tile + 1, scale * log2_e);
     }
     tell(tiles - 1);
@@ -489,13 +482,32 @@ __device__ void weigh(Memory& memory, float (&out)[half_columns / 2], int tiles,
     }
 }
 
-// visit(row, column, first, second): two neighbouring places of one of the block's rows, by the thread that has them.
-template <class Visit>
-__device__ void for_each_pair(const float (&out)[half_columns / 2], int half, Visit visit) {
+// ---- the end ----
+
+// One consumer's half of the block's rows goes to global memory by way of the tiles' place, row by row. make(row,
+// first, second): what two neighbouring places become, a T. to: of row 0, rows `pitch` bytes apart.
+template <class T, class Make>
+__device__ void store_rows(Memory& memory, const float (&out)[half_columns / 2], int half, int count, char* to,
+                           int pitch, Make make) {
+    constexpr int bytes = half_columns / 2 * static_cast<int>(sizeof(T));
+    constexpr int apart = bytes + 4 * static_cast<int>(sizeof(T));  // lanes of a store meet no bank twice
+    static_assert(2 * rows * apart <= static_cast<int>(sizeof memory.keys), "both halves lie there");
+    unsigned char* staged = memory.keys[0].panel[0] + half * rows * apart;
     const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
-    for (int i = 0; i < half_columns / 2; i += 2)
-        visit(wgmma_row(thread, i), half * half_columns + wgmma_column(thread, i), out[i], out[i + 1]);
+    for (int i = 0; i < half_columns / 2; i += 2) {
+        const int row = wgmma_row(thread, i);
+        *reinterpret_cast<T*>(staged + row * apart + wgmma_column(thread, i) / 2 * static_cast<int>(sizeof(T))) =
+            make(row, out[i], out[i + 1]);
+    }
+    fence_proxy_async_shared();
+    barrier_sync(of_the_first + 3 * half, warpgroup);
+    const int row = thread % warpgroup;
+    if (row < count) {
+        bulk_store(to + row * static_cast<std::int64_t>(pitch) + half * bytes, staged + row * apart, bytes);
+        bulk_commit();
+        bulk_wait<0>();
+    }
 }
 
 }  // namespace dsa::cached_tiles
