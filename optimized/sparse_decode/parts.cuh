@@ -35,13 +35,15 @@ struct Plan {
         }
     }
 
-    // Microseconds on an H100: rounds of blocks, and the parts written and read.
+    // Microseconds on an H100: rounds of blocks, and the parts, which a block stores and another kernel reads.
     double predicted(int heads, int count, int each) const {
-        constexpr double multiprocessors = 132, a_block = 3.0, a_tile = 1.5, adding = 2.0, bytes_a_us = 3e6;
+        constexpr double multiprocessors = 132, a_block = 8.0, a_tile = 2.5, storing = 3.0, adding = 3.0;
+        constexpr double bytes_a_us = 3e6;
         const double blocks = static_cast<double>(rows_of_q) * static_cast<double>(blocks_for(H, heads)) * count;
-        const double rounds = std::ceil(blocks / multiprocessors);
-        const double parts = count == 1 ? 0.0 : 2.0 * static_cast<double>(rows_of_q * H) * count * latent * 4;
-        return rounds * (a_block + a_tile * each) + (count == 1 ? 0.0 : adding + parts / bytes_a_us);
+        const double time = std::ceil(blocks / multiprocessors) * (a_block + a_tile * each);
+        if (count == 1) return time;
+        const double parts = 2.0 * static_cast<double>(rows_of_q * H) * count * latent * 4;
+        return time + storing * heads / rows + adding + parts / bytes_a_us;
     }
 
     __device__ Work work(int block, int split) const {
@@ -136,26 +138,34 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
         if constexpr (blocks > 1) cluster_sync();
     } else {
         take_registers<consumer_registers>();
-        // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the
-        // way from memory. Blocks of the same query ask for some of the tokens each.
-        constexpr int ahead = 3;
-        const auto ask_for = [&](int tile) {
-            const int thread = static_cast<int>(threadIdx.x) % warpgroup, i = tile * tokens + thread;
-            if (thread >= tokens || i >= work.slots || thread % plan.groups != work.first_head / plan.heads_each)
-                return;
-            const std::int32_t slot = slots(i);
-            if (slot >= 0) bulk_prefetch(pages + static_cast<std::int64_t>(slot) * token_bytes, token_bytes);
-        };
-        if (role == 2)
-            for (int tile = 1; tile <= ahead; ++tile) ask_for(tile);
-        bring_q(memory, q, plan.H, work);
         float out[half_columns / 2];
         if (role == 1) {
+            bring_q(memory, q, plan.H, work);
             score_and_weigh<blocks>(memory, out, work.tiles(), result.scale);
         } else {
+            // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the
+            // way from memory. Blocks of the same query ask for some of the tokens each.
+            constexpr int ahead = 3;
+            const int thread = static_cast<int>(threadIdx.x) % warpgroup;
+            const bool asks = thread < tokens && thread % plan.groups == work.first_head / plan.heads_each;
+            const auto slot_of = [&](int tile) {
+                const int i = tile * tokens + thread;
+                return asks && i < work.slots ? slots(i) : -1;
+            };
+            const auto ask_for = [&](std::int32_t slot) {
+                if (slot >= 0) bulk_prefetch(pages + static_cast<std::int64_t>(slot) * token_bytes, token_bytes);
+            };
+            std::int32_t following[ahead + 1];
+#pragma unroll
+            for (int j = 0; j <= ahead; ++j) following[j] = slot_of(1 + j);
             count();
             release<blocks>(memory.counts_known);
-            weigh<blocks>(memory, out, work.tiles(), [&](int tile) { ask_for(tile + 1 + ahead); });
+#pragma unroll
+            for (int j = 0; j < ahead; ++j) ask_for(following[j]);
+            weigh<blocks>(memory, out, work.tiles(), [&](int tile) {
+                ask_for(following[ahead]);
+                following[ahead] = slot_of(tile + 2 + ahead);
+            });
         }
         // All that was sent has come, in both blocks, and nobody arrives at the other's barriers any more.
         if constexpr (blocks == 1)

@@ -104,25 +104,29 @@ __device__ inline Words& piece_of(unsigned char* of, int row, int piece) {
     return *reinterpret_cast<Words*>(of + row * 128 + ((piece ^ (row & 7)) << 4));
 }
 
-// Both consumers: the block's rows of q, in the order of columns that keys have.
+// The first consumer: the block's rows of q, in the order of columns that keys have.
 __device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, const Work& work) {
-    constexpr int pieces = width / 8, each = rows * pieces / (2 * warpgroup);
+    constexpr int pieces = width / 8, each = 18, bunches = rows * pieces / (each * warpgroup);
+    static_assert(each * bunches * warpgroup == rows * pieces, "every thread has as many");
     const bf16* first = q + (work.query * H + work.first_head) * width;
-    const int thread = static_cast<int>(threadIdx.x) - warpgroup;
-    Words numbers[each];  // all on their way at once
+    const int thread = static_cast<int>(threadIdx.x) % warpgroup;
+#pragma unroll 1
+    for (int bunch = 0; bunch < bunches; ++bunch) {
+        Words numbers[each];  // all on their way at once
 #pragma unroll
-    for (int j = 0; j < each; ++j) {
-        const int i = thread + j * 2 * warpgroup, row = i / pieces, piece = i % pieces;
-        numbers[j] = row < work.heads ? *reinterpret_cast<const Words*>(first + row * width + piece * 8) : Words{};
-    }
+        for (int j = 0; j < each; ++j) {
+            const int i = thread + (bunch * each + j) * warpgroup, row = i / pieces, piece = i % pieces;
+            numbers[j] = row < work.heads ? *reinterpret_cast<const Words*>(first + row * width + piece * 8) : Words{};
+        }
 #pragma unroll
-    for (int j = 0; j < each; ++j) {
-        const int i = thread + j * 2 * warpgroup, row = i / pieces, piece = i % pieces;
-        piece_of(memory.q.panel[piece / 8], row, piece % 8) =
-            piece < latent / 8 ? in_column_order(numbers[j]) : numbers[j];
+        for (int j = 0; j < each; ++j) {
+            const int i = thread + (bunch * each + j) * warpgroup, row = i / pieces, piece = i % pieces;
+            piece_of(memory.q.panel[piece / 8], row, piece % 8) =
+                piece < latent / 8 ? in_column_order(numbers[j]) : numbers[j];
+        }
     }
     fence_proxy_async_shared();
-    barrier_sync(of_consumers, 2 * warpgroup);
+    barrier_sync(of_the_first, warpgroup);
 }
 
 // ---- the producer ----
@@ -300,7 +304,6 @@ struct SharingProducer {
             unsigned char* mine = keys.panel[p] + (warp_id() % 4 * 16 + 8 * o) * 128;
             bulk_send(mine, mine, bytes, full, o ^ 1);
         }
-        load<half>();  // not earlier: the fence waits for what is on its way
     }
     __device__ void run() {
         next = reader.find(reader.slot(0, o));
@@ -312,6 +315,8 @@ struct SharingProducer {
             following = reader.slot(tile + 2, o);
             make<0>(tile);
             make<1>(tile);
+            load<0>();  // not earlier: the fences wait for what is on its way
+            load<1>();
         }
     }
 };
