@@ -143,8 +143,8 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
             bring_q(memory, q, plan.H, work);
             score_and_weigh<blocks>(memory, out, work.tiles(), result.scale);
         } else {
-            // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for the
-            // way from memory. Blocks of the same query ask for some of the tokens each.
+            // Tokens of later tiles come to the L2 cache: what the producer has in its registers is too little for
+            // the way from memory. Blocks of the same query ask for some of the tokens each.
             constexpr int ahead = 3;
             const int thread = static_cast<int>(threadIdx.x) % warpgroup;
             const bool asks = thread < tokens && thread % plan.groups == work.first_head / plan.heads_each;

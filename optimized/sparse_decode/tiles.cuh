@@ -116,7 +116,8 @@ __device__ inline void bring_q(Memory& memory, const bf16* q, std::int64_t H, co
 #pragma unroll
         for (int j = 0; j < each; ++j) {
             const int i = thread + (bunch * each + j) * warpgroup, row = i / pieces, piece = i % pieces;
-            numbers[j] = row < work.heads ? *reinterpret_cast<const Words*>(first + row * width + piece * 8) : Words{};
+            numbers[j] =
+                row < work.heads ? *reinterpret_cast<const Words*>(first + row * width + piece * 8) : Words{};
         }
 #pragma unroll
         for (int j = 0; j < each; ++j) {
