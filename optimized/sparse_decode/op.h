@@ -5,7 +5,7 @@
 // level 3  a request is split over blocks
 // level 4  producer warps that convert by moving bits; wgmma
 // level 5  which slots count is found meanwhile
-// level 6  two blocks convert half of the tokens each
+// level 6  two blocks of a cluster convert half of the tokens each
 #pragma once
 
 #include "optimized/attention/result.h"
