@@ -145,7 +145,8 @@ struct Reader {
     const int at = row * 128 + ((2 * piece ^ (row & 7)) << 4);
 
     // The place of half a tile is free. The second half of the second stage holds the selection's table at first, in
-    // every block that is written into.
+    // every block that is written into. The other block's warps arrive at `empty` too, but nothing that they wrote is
+    // read afterwards: the wait does not acquire at the cluster's scope.
     __device__ void wait_for_place(int tile, int half) const {
         if (tile == 1 && half == 1) mbarrier_wait_in_block(memory.counts_known, 0);
         mbarrier_wait_in_block(memory.empty[tile % stages][half], tile / stages % 2 ^ 1);
