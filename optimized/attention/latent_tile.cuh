@@ -9,7 +9,7 @@
 
 #include "optimized/attention/softmax.cuh"
 #include "optimized/hopper/matrix.h"
-#include "optimized/hopper/softmax_numbers.h"
+#include "optimized/hopper/numbers.h"
 #include "optimized/hopper/wgmma.h"
 
 namespace dsa::latent_tile {

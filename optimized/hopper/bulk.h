@@ -23,6 +23,8 @@ __device__ void bulk_send(void* to, const void* from, int bytes, Mbarrier& barri
 // Shared to global memory.
 __device__ void bulk_store(void* to, const void* from, int bytes, Where where = Where::current());
 __device__ void bulk_commit();
+// Asks the L2 cache to fetch; nobody waits for it.
+__device__ void bulk_prefetch(const void* from, int bytes);
 // Until all groups of stores of this thread but the last `kept` are done; or have only read what they store, so that
 // its place may be written again.
 template <int kept>
@@ -49,6 +51,7 @@ inline void bulk_send(void* to, const void* from, int bytes, Mbarrier& barrier, 
 inline void bulk_store(void* to, const void* from, int bytes, Where where) {
     simulator::bulk_store(to, from, static_cast<std::uint32_t>(bytes), where);
 }
+inline void bulk_prefetch(const void*, int) {}
 inline void bulk_commit() { simulator::commit_copies(&simulator::Thread::bulk); }
 template <int kept>
 void bulk_wait(Where where) {
@@ -87,6 +90,9 @@ __device__ inline void bulk_store(void* to, const void* from, int bytes, Where) 
     asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared_address(from)),
                  "r"(bytes)
                  : "memory");
+}
+__device__ inline void bulk_prefetch(const void* from, int bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 __device__ inline void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <int kept>

@@ -44,4 +44,11 @@ __device__ inline Descriptor mn_major(const void* tile, int leading, Swizzle swi
 
 __device__ inline Descriptor advanced(Descriptor d, int bytes) { return d + static_cast<std::uint64_t>(bytes / 16); }
 
+// What is derived from d is derived here, not kept in registers from before a loop.
+__device__ inline void hold([[maybe_unused]] Descriptor& d) {
+#if !defined(DSA_SIMULATOR)
+    asm volatile("" : "+l"(d));
+#endif
+}
+
 }  // namespace dsa

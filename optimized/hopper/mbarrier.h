@@ -68,7 +68,9 @@ inline bool mbarrier_test(Mbarrier& barrier, int parity, Where where) {
 inline void mbarrier_wait(Mbarrier& barrier, int parity, Where where) {
     simulator::mbarriers().wait(&barrier.state, static_cast<std::uint32_t>(parity), where);
 }
-inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where) { mbarrier_wait(barrier, parity, where); }
+inline void mbarrier_wait_in_block(Mbarrier& barrier, int parity, Where where) {
+    mbarrier_wait(barrier, parity, where);
+}
 
 #else
 

@@ -1,5 +1,6 @@
 // The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to
-// nearest even, e4m3 saturating at 448. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2.
+// nearest even, e4m3 saturating at 448; two at once to a register of bf16, the first in its low half. And 2^x in one
+// instruction, relative error 2^-22, subnormals as 0. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2; "ex2".
 #pragma once
 
 #include <cstdint>
@@ -20,12 +21,28 @@ __device__ inline float to_float(bf16 x) { return __uint_as_float(std::uint32_t{
 inline bf16 to_bf16(float x) { return {simulator::rounded_to_bf16(x)}; }
 inline e4m3 to_e4m3(float x) { return {simulator::rounded_to_e4m3(x)}; }
 inline float to_float(e4m3 x) { return simulator::number_of_e4m3(x.bits); }
+inline std::uint32_t to_bf16_pair(float low, float high) {
+    return to_bf16(low).bits | static_cast<std::uint32_t>(to_bf16(high).bits) << 16;
+}
+inline float exp2_of(float x) { return x < -126.0F ? 0.0F : std::exp2(x); }
 
 #else
 
 __device__ inline bf16 to_bf16(float x) {
     bf16 y;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+__device__ inline std::uint32_t to_bf16_pair(float low, float high) {
+    std::uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+__device__ inline float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

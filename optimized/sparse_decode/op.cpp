@@ -1,5 +1,6 @@
 #include "optimized/sparse_decode/op.h"
 
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -15,7 +16,11 @@ const Ladder<SparseDecode> ladder{
     "sparse_decode",
     {{"one block a head", sparse_decode_level_1, nullptr, sparse_decode_workspace_1},
      {"tensor cores", sparse_decode_level_2, sparse_decode_level_2_declines, sparse_decode_workspace_1},
-     {"split over blocks", sparse_decode_level_3, sparse_decode_level_2_declines, sparse_decode_workspace_3}}};
+     {"split over blocks", sparse_decode_level_3, sparse_decode_level_2_declines, sparse_decode_workspace_3},
+     {"producers and wgmma", sparse_decode_level_4, sparse_decode_level_4_declines, sparse_decode_workspace_4},
+     {"selection inside", sparse_decode_level_5, sparse_decode_level_5_declines, sparse_decode_workspace_5},
+     {"a cluster shares the conversion", sparse_decode_level_6, sparse_decode_level_6_declines,
+      sparse_decode_workspace_6}}};
 
 SparseDecode read(const dsa_sparse_decode_args& args) {
     const Case about(args.case_json);
@@ -45,14 +50,31 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
+// Where nobody chooses: few rows are a few clusters, and a cluster's blocks wait for each other (notes.md).
+AtLevel fastest_level(const SparseDecode& call) {
+    constexpr std::int64_t few_rows = 8;
+    const bool few = call.rows <= few_rows && sparse_decode_level_5_declines(call).empty();
+    return AtLevel(chosen_level() == 0 && few ? 5 : chosen_level());
+}
+
 }  // namespace
+
+void sparse_decode(const SparseDecode& call) {
+    const AtLevel level = fastest_level(call);
+    ladder.run(call);
+}
+std::int64_t sparse_decode_workspace(const SparseDecode& call) {
+    const AtLevel level = fastest_level(call);
+    return ladder.workspace(call);
+}
+
 }  // namespace dsa
 
 extern "C" {
 int dsa_sparse_decode(const dsa_sparse_decode_args* args) {
-    return dsa::answered([&] { dsa::ladder.run(dsa::read(*args)); });
+    return dsa::answered([&] { dsa::sparse_decode(dsa::read(*args)); });
 }
 int64_t dsa_sparse_decode_workspace(const dsa_sparse_decode_args* args) {
-    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+    return dsa::measured([&] { return dsa::sparse_decode_workspace(dsa::read(*args)); });
 }
 }

@@ -3,6 +3,9 @@
 // level 1  one block a head: a thread scores a token, then sums columns
 // level 2  a token is dequantised once for 64 heads; tensor cores
 // level 3  a request is split over blocks
+// level 4  producer warps that convert by moving bits; wgmma
+// level 5  which slots count is found meanwhile
+// level 6  two blocks of a cluster convert half of the tokens each
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -31,5 +34,14 @@ void sparse_decode_level_2(const SparseDecode& call);
 std::string sparse_decode_level_2_declines(const SparseDecode& call);
 void sparse_decode_level_3(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_3(const SparseDecode& call);
+void sparse_decode_level_4(const SparseDecode& call);
+std::string sparse_decode_level_4_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_4(const SparseDecode& call);
+void sparse_decode_level_5(const SparseDecode& call);
+std::string sparse_decode_level_5_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
+void sparse_decode_level_6(const SparseDecode& call);
+std::string sparse_decode_level_6_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_6(const SparseDecode& call);
 
 }  // namespace dsa

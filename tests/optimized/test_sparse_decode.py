@@ -1,0 +1,62 @@
+"""Do the levels that take only V3.2's tokens, 512 + 64 columns, agree with the plain tile kernel, whatever the schedule?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_attention import SHARE, indices, kv_pages, normal, numbers, program, results, write  # noqa: F401
+
+HIGHEST = 6
+rng = np.random.default_rng(21)
+
+
+def pages(count: int, power_of_two: bool):
+    """Tokens of any e4m3 but NaN. A scale that is no bf16 number takes another road than a power of two."""
+    dtype, bytes_ = kv_pages(count, 512, 64)
+    if power_of_two:
+        scales = 2.0 ** rng.integers(-9, -5, (count, 64, 4))
+        bytes_[:, :, 512:528] = scales.astype("<f4").view(np.uint8)
+    return dtype, bytes_
+
+
+def question(H: int, k: int, kv, s_q: int = 1):
+    drawn = indices(s_q, 64 * kv[1].shape[0], k)[1].reshape(1, s_q, k)  # repeats, -1, past the end, an empty row
+    return {"q": normal(1, s_q, H, 576, std=0.3), "kv_pages": kv, "indices": ("int32", drawn), "sink": normal(H, dtype="float32")}
+
+
+@pytest.mark.parametrize(("H", "power_of_two"), [(128, True), (20, False)])
+def test_levels_agree_on_whole_tokens(H, power_of_two, program, tmp_path):  # noqa: F811
+    """Several parts with repeats within and across them; 20 heads leave rows of a block unused."""
+    tensors = question(H, 200, pages(4, power_of_two), s_q=2)
+    folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {"lse": "base2"})
+    first = results(program, "sparse_decode", folder, tmp_path / "2", level=2)
+    for level in range(4, HIGHEST + 1 if H > 64 else HIGHEST):  # the last shares tokens between two groups of heads
+        got = results(program, "sparse_decode", folder, tmp_path / f"{level}", level=level)
+        again = results(program, "sparse_decode", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
+        for name, array in got.items():
+            assert array.tobytes() == again[name].tobytes(), f"{name} of level {level} depends on the schedule"
+            mine, theirs = numbers(name, array), numbers(name, first[name])
+            finite = np.isfinite(theirs)
+            assert np.array_equal(mine[~finite], theirs[~finite])
+            bound = SHARE.get(name, 2.0**-20) * np.abs(theirs[finite]).max()
+            assert np.abs(mine[finite] - theirs[finite]).max() <= bound, f"{name} of level {level}"
+
+
+def test_a_nan_code_stays_nan(program, tmp_path):  # noqa: F811
+    """0x7f lies where 480 would be if it were a number."""
+    kv = pages(1, power_of_two=True)
+    kv[1][0, 5, 300] = 0x7F
+    tensors = question(128, 64, kv)
+    tensors["indices"] = ("int32", np.arange(64).reshape(1, 1, 64))
+    folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {})
+    for level in range(4, HIGHEST + 1):
+        got = results(program, "sparse_decode", folder, tmp_path / f"{level}", level=level)
+        assert np.isnan(numbers("out", got["out"])).all() and np.isnan(got["lse"]).all(), f"level {level}"
+
+
+def test_a_level_says_what_it_does_not_take(program, tmp_path):  # noqa: F811
+    from test_attention import CASES, call
+
+    folder = write(tmp_path / "in", "sparse_decode", *CASES["sparse_decode"]())
+    run = call(program, "sparse_decode", folder, tmp_path / "out", level=4)
+    assert run.returncode == 77 and "tokens must be of 512 + 64 columns; they are of 128 + 16" in run.stderr
