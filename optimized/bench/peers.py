@@ -5,11 +5,14 @@ Each takes the tensors of a question and gives a call, or None where it does not
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 
-from .questions import D_I, H_I, K, Question
+from .questions import D_I, H_I, K, R_KV, Question
+
+SCALE = 192**-0.5
 
 
 def _torch_top_k(question: Question, x: dict):
@@ -49,10 +52,29 @@ def _deep_gemm_logits(question: Question, x: dict):
     return lambda: deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"])
 
 
+def _flash_mla(question: Question, x: dict):
+    if question.op not in ("sparse_prefill", "sparse_decode"):
+        return None
+    from flash_mla import flash_mla_interface as mla
+
+    prefill = question.op == "sparse_prefill"
+    function = mla.flash_mla_sparse_fwd if prefill else mla.flash_mla_with_kvcache
+    # sgl-flash-mla keeps the kernels for sm_90 behind this argument.
+    legacy = {"use_legacy": True} if "use_legacy" in inspect.signature(function).parameters else {}
+    if prefill:
+        kv, indices = x["kv"][:, None], x["indices"][:, None]
+        return lambda: function(x["q"], kv, indices, SCALE, **legacy)
+    metadata = mla.get_mla_metadata()
+    metadata = metadata[0] if isinstance(metadata, tuple) else metadata
+    pages = x["kv_pages"].view(-1, 64, 1, 656)
+    return lambda: function(x["q"], pages, None, None, R_KV, metadata, softmax_scale=SCALE, indices=x["indices"], **legacy)
+
+
 PEERS: dict[str, Callable] = {
     "PyTorch": lambda q, x: _torch_top_k(q, x) or _torch_rms_norm(q, x) or _torch_layer_norm(q, x),
     "FlashInfer": _flashinfer_top_k,
     "DeepGEMM": _deep_gemm_logits,
+    "FlashMLA": _flash_mla,
 }
 
 

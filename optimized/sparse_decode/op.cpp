@@ -57,8 +57,6 @@ AtLevel fastest_level(const SparseDecode& call) {
     return AtLevel(chosen_level() == 0 && few ? 5 : chosen_level());
 }
 
-}  // namespace
-
 void sparse_decode(const SparseDecode& call) {
     const AtLevel level = fastest_level(call);
     ladder.run(call);
@@ -68,6 +66,7 @@ std::int64_t sparse_decode_workspace(const SparseDecode& call) {
     return ladder.workspace(call);
 }
 
+}  // namespace
 }  // namespace dsa
 
 extern "C" {
