@@ -170,6 +170,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
     parser.add_argument("--sanitized-cases", type=int, default=2, help="of each op")
+    parser.add_argument("--no-full", action="store_true", help="no full-size cases: their answers take the CPU minutes")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="time no further level after this")
@@ -201,7 +202,7 @@ def main() -> int:
         op, level, small = item
         folders = taken(op, level, options.build, small, RERUN_CASES)
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
-        if level == max(ladders[op]) and cases.choose([op], "full"):
+        if not options.no_full and level == max(ladders[op]) and cases.choose([op], "full"):
             one["full_size"] = checked(op, level, options.build, "full")
         one["same_bits_in_runs"] = RERUNS if folders and rerun(op, level, options.build, folders) else 0
         if not options.no_sanitizers:
