@@ -119,12 +119,12 @@ def _judge_numbers(golden: Golden, got: dict, name: str, tier: str, against: str
     theirs, their_scale = _scaled(golden, lambda n: golden.deployed(n) if n in golden.meta["tensors"] else None, name, want)
     if mine is None:
         # The scales were not shown: the numbers must then be the deployed ones, up to one step of e4m3, but for a few.
-        step = E4M3_STEP * np.abs(want) + E4M3_SUBNORMAL
+        step = bound = E4M3_STEP * np.abs(want) + E4M3_SUBNORMAL
         with np.errstate(all="ignore"):
             far = judged & ~(np.abs(x - want) <= step)
-            few = far.sum() <= max(FAR_COUNT, FAR_SHARE * judged.sum()) and their_scale is not None
-            derived = deployed_bound / (1.0 if their_scale is None else their_scale)
-            deployed_bound = np.where(far & few, np.minimum(derived, FAR) + step, step)
+            if their_scale is not None and far.sum() <= max(FAR_COUNT, FAR_SHARE * judged.sum()):
+                bound = np.where(far, np.minimum(deployed_bound / their_scale, FAR) + step, step)
+        deployed_bound = bound
         mine, theirs, my_scale, their_scale = x, want, None, None
         exact = None
         verdict.notes.append("judged without its scale, which was not shown")

@@ -115,7 +115,6 @@ void Schedule::begin(Thread& thread) {
 void Schedule::switch_to(Thread& thread) {
     current = &thread;
     order().takes_turn(thread);
-    asan_stack_ = nullptr;
     leaving_for(&asan_stack_, thread.stack_, stack_bytes);
     if (_setjmp(scheduler_) == 0) {
         if (thread.has_begun_)

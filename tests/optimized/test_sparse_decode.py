@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_attention import SHARE, indices, kv_pages, normal, numbers, program, results, write  # noqa: F401
+from test_attention import agree, indices, kv_pages, normal, numbers, program, results, write  # noqa: F401
 
 HIGHEST = 6
 rng = np.random.default_rng(21)
@@ -33,13 +33,7 @@ def test_levels_agree_on_whole_tokens(H, power_of_two, program, tmp_path):  # no
     for level in range(4, HIGHEST + 1 if H > 64 else HIGHEST):  # the last shares tokens between two groups of heads
         got = results(program, "sparse_decode", folder, tmp_path / f"{level}", level=level)
         again = results(program, "sparse_decode", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
-        for name, array in got.items():
-            assert array.tobytes() == again[name].tobytes(), f"{name} of level {level} depends on the schedule"
-            mine, theirs = numbers(name, array), numbers(name, first[name])
-            finite = np.isfinite(theirs)
-            assert np.array_equal(mine[~finite], theirs[~finite])
-            bound = SHARE.get(name, 2.0**-20) * np.abs(theirs[finite]).max()
-            assert np.abs(mine[finite] - theirs[finite]).max() <= bound, f"{name} of level {level}"
+        agree(level, got, again, first, float_share=2.0**-20)
 
 
 def test_a_nan_code_stays_nan(program, tmp_path):  # noqa: F811
