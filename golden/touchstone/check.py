@@ -11,7 +11,10 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -266,24 +269,55 @@ def questions(chosen: list[Case], options: Options) -> list[Case]:
     return asked
 
 
-def check_all(chosen: list[Case], run: Callable[[str, Path, Path], Ran], options: Options,
-              report: Callable[[Checked, int, int], None] | None = None) -> list[Checked]:  # fmt: skip
-    """Every question, one after the other. An op that a plug-in does not implement is asked once."""
+def check_all(chosen: list[Case], run: Callable[[str, Path, Path], Ran] | Sequence[Callable[[str, Path, Path], Ran]],
+              options: Options, report: Callable[[Checked, int, int], None] | None = None) -> list[Checked]:  # fmt: skip
+    """Every question, in their order. An op that a plug-in does not implement is asked no more once that is known.
+
+    run: calls the plug-in; several ask it as many cases at once, each from a thread of its own.
+    report(checked, done, all): called after each case, by one thread at a time.
+    """
+    runs = list(run) if isinstance(run, Sequence) else [run]
     asked = questions(chosen, options)
-    results: list[Checked] = []
+    results: list[Checked | None] = [None] * len(asked)
     absent: dict[str, str] = {}
-    for number, case in enumerate(asked):
-        if case.op in absent:
-            checked = Checked(case, "not implemented", absent[case.op])
-        elif case.op not in contract.OPS:
-            checked = Checked(case, "not implemented", "goldens of whole models are for `touchstone diff`")
-        else:
-            checked = check_case(case, run, options)
-        if checked.state == "not implemented" and all(r.case.op != case.op for r in results):
-            absent[case.op] = checked.sentence
-        results.append(checked)
-        if report:
-            report(checked, number + 1, len(asked))
+    answered: set[str] = set()
+    waiting = iter(enumerate(asked))
+    lock = threading.Lock()
+    done = 0
+
+    def ask_until_none_is_left(run) -> None:
+        nonlocal done
+        while True:
+            with lock:
+                number, case = next(waiting, (None, None))
+                known = absent.get(case.op) if case else None
+            if case is None:
+                return
+            if known is not None:
+                checked = Checked(case, "not implemented", known)
+            elif case.op not in contract.OPS:
+                checked = Checked(case, "not implemented", "goldens of whole models are for `touchstone diff`")
+            else:
+                checked = check_case(case, run, options)
+            with lock:
+                results[number] = checked
+                done += 1
+                if checked.state != "not implemented":
+                    answered.add(case.op)
+                elif case.op not in answered:
+                    absent[case.op] = checked.sentence
+                if report:
+                    report(checked, done, len(asked))
+
+    if len(runs) == 1:
+        ask_until_none_is_left(runs[0])
+        return results
+    with ThreadPoolExecutor(len(runs)) as pool:
+        try:
+            for future in as_completed([pool.submit(ask_until_none_is_left, run) for run in runs]):
+                future.result()
+        finally:  # after a refusal or Ctrl-C, the other threads end with the case that they are at
+            waiting = iter(())
     return results
 
 

@@ -237,6 +237,7 @@ def check_plugin(
     seed: Annotated[str, typer.Option(help="the private seed; drawn afresh without it")] = "",
     sample: Annotated[int, typer.Option(min=0, help="judge at most this many rows of a large case; 0: all")] = 0,
     runs: Annotated[int, typer.Option(min=1, help="how often each case is run; the same bits are expected")] = 2,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="how many cases at once; their times then say little")] = 1,
     unsteady: Annotated[bool, typer.Option("--unsteady", help="floats may differ from run to run")] = False,
     seconds: Annotated[float, typer.Option(min=0.1, help="time limit of a run")] = 60.0,
     memory: Annotated[float, typer.Option(min=0.1, help="memory limit of a run, GiB")] = 16.0,
@@ -266,19 +267,20 @@ def check_plugin(
         claims=(claims,) if claims else (), conventions=parsed_conventions(conventions), sample=sample,
         limits=Limits(seconds, int(memory * 2**30)), goldens=golden, reference=make.reference_program(reference),
     )  # fmt: skip
-    plugin = plugin_of(program, lib, python, options.limits, arrays, device)
+    plugins = [plugin_of(program, lib, python, options.limits, arrays, device) for _ in range(jobs)]
     try:
         if infer:
-            found = Inference(chosen, plugin.run, options)
+            found = Inference(chosen, plugins[0].run, options)
             console.print(found.sentence, highlight=False)
             raise typer.Exit(0 if found.asked and found.scores[0][0] == found.asked else 1)
-        results = run_check(chosen, plugin, options, verbose)
+        results = run_check(chosen, plugins, options, verbose)
     finally:
-        plugin.close()
+        for plugin in plugins:
+            plugin.close()
     conclude(results, options, reports)
 
 
-def run_check(chosen: list, plugin, options: checking.Options, verbose: bool) -> list[checking.Checked]:
+def run_check(chosen: list, plugins: list, options: checking.Options, verbose: bool) -> list[checking.Checked]:
     """Runs every question, with progress."""
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                   console=console, transient=True, disable=not console.is_terminal) as progress:  # fmt: skip
@@ -301,7 +303,7 @@ def run_check(chosen: list, plugin, options: checking.Options, verbose: bool) ->
             elif not console.is_terminal and (done % 100 == 0):
                 print(f"{done} of {total} cases", flush=True)
 
-        return checking.check_all(chosen, plugin.run, options, tell)
+        return checking.check_all(chosen, [plugin.run for plugin in plugins], options, tell)
 
 
 def conclude(results: list[checking.Checked], options: checking.Options, reports: list) -> None:

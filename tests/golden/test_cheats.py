@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import touchstone
 from touchstone import cases, check
 from touchstone.check import Options
 from touchstone.plugins import Limits, Program, Worker, _resident
@@ -125,6 +126,37 @@ def ask(path: Path, names=("typical", "tiny", "short_rows"), **options):
     limits = Limits(options.pop("seconds", 20.0), options.pop("memory", 8 << 30))
     chosen = cases.choose([f"{OP}/{name}" for name in names])
     return check.check_all(chosen, Program(path, limits).run, Options(**({"private": 1} | options)))
+
+
+def test_several_at_once_say_the_same(goldens, tmp_path):
+    """Two runners share the questions; results come in the questions' order, and reports count every case once."""
+    runners = [Program(program(tmp_path, "write(right())"), Limits(20.0, 8 << 30)).run for _ in range(2)]
+    chosen, asking, told = cases.choose([f"{OP}/{name}" for name in ("typical", "tiny", "short_rows")]), [], []
+
+    def watched(runner):
+        def run(*call):
+            asking.append(runner)
+            return runner(*call)
+
+        return run
+
+    options = Options(private=1, private_seed="x")
+    results = check.check_all(chosen, [watched(r) for r in runners], options, lambda checked, done, total: told.append((done, total)))
+    assert [r.case.name for r in results] == [c.name for c in check.questions(chosen, options)]
+    assert all(r.state == "right" for r in results), [r.sentence for r in results]
+    assert told == [(n, 7) for n in range(1, 8)] and set(asking) == set(runners)
+
+
+def test_a_refusal_ends_all_that_ask_at_once(goldens, tmp_path):
+    asked = []
+
+    def refuses(*call):
+        asked.append(call)
+        raise touchstone.Refusal("no further")
+
+    with pytest.raises(touchstone.Refusal, match="no further"):
+        check.check_all(cases.choose([OP]), [refuses, refuses], Options())
+    assert len(asked) <= 2
 
 
 def test_an_honest_plugin_passes(goldens, tmp_path):
