@@ -31,7 +31,10 @@ Block::Block(const Shape& shape, Dim3 index, unsigned rank, Cluster& cluster)
       rank_(rank),
       cluster_(cluster),
       threads_(shape.block.count()),
-      living_(static_cast<unsigned>(threads_.size())) {
+      living_(static_cast<unsigned>(threads_.size())),
+      gone_((threads_.size() + 31) / 32),
+      exchanges_of_all_lanes_(gone_.size()) {
+    if (threads_.size() % 32 != 0) gone_.back() = ~0U << threads_.size() % 32;
     constexpr std::size_t alignment = 1024;
     // Nothing else lies nearer than `alignment`: who runs over an end is found out.
     shared_memory_ = std::make_unique<std::byte[]>(shape.shared_bytes + 3 * alignment);
@@ -61,8 +64,9 @@ std::string Block::place(Where where) const { return place_of(this_thread(), whe
 
 void Block::yield() { cluster_.schedule.yield(); }
 
-void Block::has_returned() {
+void Block::has_returned(const Thread& thread) {
     --living_;
+    gone_[thread.warp()] |= 1U << thread.lane();
     // Whoever waits for all threads waits no longer for this one.
     if (all_.arrived > 0 && all_.arrived == living_) complete(all_);
     if (living_ > 0) return;
@@ -151,35 +155,42 @@ void Block::exchange(std::uint32_t mask, std::uint64_t value, const char* what, 
     if ((mask >> self.lane() & 1U) == 0)
         throw Fault(place(where) + what + " is called by lane " + std::to_string(self.lane()) +
                     ", which its mask does not name");
-    const unsigned first = self.warp() * 32;
-    for (unsigned lane = 0; lane < 32; ++lane) {
-        if ((mask >> lane & 1U) == 0) continue;
-        if (first + lane >= threads_.size() || threads_[first + lane].finished)
-            throw Fault(
-                place(where) + what + " waits for lane " + std::to_string(lane) +
-                (first + lane >= threads_.size() ? ", which the block does not have" : ", which has returned"));
-    }
-    Exchange& e = exchanges_[{self.warp(), mask}];
+    if ((mask & gone_[self.warp()]) != 0) tell_who_is_gone(mask & gone_[self.warp()], what, where);
+    Exchange& e =
+        mask == 0xffffffffU ? exchanges_of_all_lanes_[self.warp()] : exchanges_of_some_[{self.warp(), mask}];
     if (e.arrived != 0 && std::strcmp(e.what, what) != 0)
         throw Fault(place(where) + what + " meets lanes that are at " + e.what +
                     ": a warp's lanes must call the same");
+    std::uint64_t(&values)[32] = e.values[e.round % 2];
     e.what = what;
     e.arrived |= 1U << self.lane();
-    e.values[self.lane()] = value;
+    values[self.lane()] = value;
     if (orders) order().release(self, {&e, e.round});
-    if (e.arrived != mask)
-        return cluster_.schedule.wait([what, where] { return std::string(what) + " at " + text_of(where); });
-    if (work != nullptr) work(e.values);
+    if (e.arrived != mask) {
+        // One pointer, so that nothing is allocated for words that are said only at a deadlock.
+        self.exchanges = what;
+        self.exchanges_at = where;
+        return cluster_.schedule.wait(
+            [&self] { return std::string(self.exchanges) + " at " + text_of(self.exchanges_at); });
+    }
+    if (work != nullptr) work(values);
+    Thread* const lanes = &threads_[self.warp() * 32];
     for (unsigned lane = 0; lane < 32; ++lane) {
         if ((mask >> lane & 1U) == 0) continue;
-        Thread& thread = threads_[first + lane];
-        std::memcpy(thread.received, e.values, sizeof e.values);
-        if (orders) order().acquire(thread, {&e, e.round});
-        if (&thread != &self) cluster_.schedule.wake(thread);
+        lanes[lane].received = values;
+        if (orders) order().acquire(lanes[lane], {&e, e.round});
+        if (&lanes[lane] != &self) cluster_.schedule.wake(lanes[lane]);
     }
     e.arrived = 0;
     ++e.round;
     yield();
+}
+
+void Block::tell_who_is_gone(std::uint32_t mask, const char* what, Where where) const {
+    const auto lane = static_cast<unsigned>(std::countr_zero(mask));
+    throw Fault(place(where) + what + " waits for lane " + std::to_string(lane) +
+                (this_thread().warp() * 32 + lane < threads_.size() ? ", which has returned"
+                                                                    : ", which the block does not have"));
 }
 
 void Block::waits_for_previous() { waited_for_previous_ = true; }

@@ -59,7 +59,7 @@ class Block {
 
     // griddepcontrol.wait. Not inline: what a kernel's file compiles is seen as the kernel's.
     void waits_for_previous();
-    void has_returned();
+    void has_returned(const Thread& thread);
     // "2 threads wait at ..."; nothing if nobody does.
     std::string who_waits() const;
 
@@ -75,12 +75,14 @@ class Block {
     };
     struct Exchange {
         std::uint32_t arrived = 0;
-        std::uint64_t values[32] = {};
+        std::uint64_t values[2][32] =
+            {};  // of even and odd rounds: lanes still look at the one when others bring the next
         const char* what = "";
         std::uint64_t round = 0;
     };
 
     void complete(Barrier& barrier);
+    [[noreturn]] void tell_who_is_gone(std::uint32_t mask, const char* what, Where where) const;
     void check_whole_warps(const Barrier& barrier, unsigned number, Where where) const;
 
     Shape shape_;
@@ -94,7 +96,9 @@ class Block {
     std::byte* shared_ = nullptr;
     std::map<unsigned, Barrier> barriers_;
     Barrier all_;
-    std::map<std::pair<unsigned, std::uint32_t>, Exchange> exchanges_;  // by warp and mask
+    std::vector<std::uint32_t> gone_;  // by warp: lanes that have returned, and those that the block does not have
+    std::vector<Exchange> exchanges_of_all_lanes_;                              // by warp
+    std::map<std::pair<unsigned, std::uint32_t>, Exchange> exchanges_of_some_;  // by warp and mask
 };
 
 // Of the thread whose turn it is.

@@ -66,6 +66,13 @@ class Joined {
         return last_answer_ = std::move(both);
     }
 
+    // Nothing was added; the memory stays for the next ones.
+    void clear() {
+        parts_.clear();
+        deeds_.clear();
+        all_ = last_asked_ = last_sum_ = last_answer_ = nullptr;
+    }
+
    private:
     std::vector<Knowledge> parts_;
     std::vector<std::pair<Agent, Clock>> deeds_;

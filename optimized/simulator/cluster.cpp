@@ -111,7 +111,7 @@ bool Cluster::help() { return engine.hurry(); }
 
 void Cluster::has_returned(Thread& thread) {
     if (came_.contains(&thread) && came_[&thread] == round_) --arrived_;
-    thread.block->has_returned();
+    thread.block->has_returned(thread);
     if (arrived_ > 0 && arrived_ == living()) complete_barrier();
 }
 

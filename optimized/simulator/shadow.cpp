@@ -78,7 +78,7 @@ Finding against_readers(const Cell& cell, unsigned bytes, Access access, const A
         if (is_race(cell.seen[i], cell.seen_bytes[i]))
             return {kind_of(cell.seen[i]), cell.seen[i],
                     static_cast<unsigned>(std::countr_zero(cell.seen_bytes[i] & bytes))};
-    if (cell.list == 0) return {};
+    if (cell.list == 0 || (access == Access::read && (cell.list & Lists::has_atomics) == 0)) return {};
     for (const Seen& seen : lists[cell.list])
         if (is_race(seen.deed, seen.bytes))
             return {kind_of(seen.deed), seen.deed, static_cast<unsigned>(std::countr_zero(seen.bytes & bytes))};
@@ -109,6 +109,7 @@ void remember(Cell& cell, unsigned bytes, Deed deed, const Actor& actor, Lists& 
     if (list.size() >= 32 && std::has_single_bit(list.size()))
         std::erase_if(list, [&](const Seen& old) { return replaces(deed, bytes, old.deed, old.bytes, actor); });
     list.push_back({deed, bytes});
+    if (deed.atomic()) cell.list |= Lists::has_atomics;
 }
 
 // Who comes after this write comes after those readers too.

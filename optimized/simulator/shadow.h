@@ -43,6 +43,9 @@ struct Seen {
 // Lists of readers, for cells that more than two unordered agents have read.
 class Lists {
    public:
+    // In a list's name: it holds atomic updates too. Without it a read need not look through the list.
+    static constexpr std::uint32_t has_atomics = 1U << 31;
+
     std::uint32_t take() {
         if (free_.empty()) {
             all_.emplace_back();
@@ -53,11 +56,11 @@ class Lists {
         return list;
     }
     void give_back(std::uint32_t list) {
-        all_[list - 1].clear();
-        free_.push_back(list);
+        (*this)[list].clear();
+        free_.push_back(list & ~has_atomics);
     }
-    std::vector<Seen>& operator[](std::uint32_t list) { return all_[list - 1]; }
-    const std::vector<Seen>& operator[](std::uint32_t list) const { return all_[list - 1]; }
+    std::vector<Seen>& operator[](std::uint32_t list) { return all_[(list & ~has_atomics) - 1]; }
+    const std::vector<Seen>& operator[](std::uint32_t list) const { return all_[(list & ~has_atomics) - 1]; }
     void clear() {
         free_.clear();
         all_.clear();
@@ -74,7 +77,7 @@ struct alignas(64) Cell {
     Deed foreign;  // one of those from blocks that this worker ran before, in the same grid
     std::uint8_t seen_bytes[2];
     std::uint8_t foreign_reads, foreign_atomics;  // the bytes
-    std::uint32_t list;                           // more of `seen`; 0: no more
+    std::uint32_t list;                           // the name of more of `seen`; 0: no more
 };
 static_assert(sizeof(Cell) == 64);
 

@@ -68,8 +68,11 @@ class Thread {
     Waits waits_for;  // empty while it can go on
     bool finished = false;
 
-    // The 32 lanes' values of the last exchange of the warp that this thread took part in.
-    std::uint64_t received[32] = {};
+    // The 32 lanes' values of the last exchange of the warp that this thread took part in; until its next but one.
+    const std::uint64_t* received = nullptr;
+    // Where it came to that exchange, for sentences: an instruction and its place.
+    const char* exchanges = "";
+    Where exchanges_at;
 
     Groups cp_async;  // its copies in flight, in the groups of cp.async
     Groups bulk;      // and in those of bulk copies

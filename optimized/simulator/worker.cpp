@@ -188,7 +188,8 @@ void Worker::touch(const Actor& actor, Deed deed, const void* bytes, std::size_t
 Worker::RoundState& Worker::round(Round of) {
     RoundState& state = rounds_[of.object][of.number % 2];
     if (state.number != of.number) {
-        state = RoundState{};
+        state.known.clear();
+        state.fenced.clear();
         state.number = of.number;
     }
     return state;
@@ -248,8 +249,8 @@ Operation Worker::begins(const Thread& by, Proxy through, const char* what, Wher
     latest_ = std::max(latest_, slot.clock);
     slot.async = through == Proxy::async;
     slot.site = site_of(what, where);
-    slot.before = Joined();
-    slot.fenced_before = Joined();
+    slot.before.clear();
+    slot.fenced_before.clear();
     begins_also(number, by);
     return number;
 }
