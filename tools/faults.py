@@ -4,8 +4,9 @@
     tools/faults.py --count 40            a sample of all faults that can be planted, some 20 s each
     tools/faults.py --only moe_gate       those of one folder
 
-A fault is one of: a barrier left out, an atomic update made of a plain read and a plain write, a loop or a guard that runs
-one too far (<= for <), a lane that is not the first (== 1 for == 0). Only the file with the fault is compiled again; the op
+A fault is one of: a barrier, a wait, a fence, an arrival or a commit left out, a phase or a swizzle that is another one, an
+atomic update made of a plain read and a plain write, a loop or a guard that runs one too far (<= for <), a lane that is not
+the first (== 1 for == 0). Only the file with the fault is compiled again; the op
 that uses it runs its small cases, and is expected to be stopped with a sentence or to answer wrongly. Survivors are printed
 with their place. Build libdsa_simulated.so and dsa-simulated first.
 """
@@ -29,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 sys.path.insert(0, str(REPOSITORY / "golden"))
 
+from optimized.bench.check_level import checked  # noqa: E402
 from optimized.bench.receipts import included, ladders  # noqa: E402
 from touchstone import cases, check  # noqa: E402
 from touchstone.plugins import Limits, Worker  # noqa: E402
@@ -45,6 +47,14 @@ FAULTS = {
     "plain or": (r"atomicOr\(&([^;]+), ([^;]+)\);", r"{ auto& to = \1; to = to | (\2); }"),
     "one too far": (r"(for \([^;\n]*; [^;\n]*?) < ", r"\1 <= "),
     "guard one too far": (r"(if \((?:[^()\n]|\([^()\n]*\))*?) < ", r"\1 <= "),
+    "mbarrier not waited for": (r"mbarrier_wait(?:_in_block)?\([^;{}]*\);", r";"),
+    "phase swapped": (r"(mbarrier_wait(?:_in_block)?\([^;{}]*)\);", r"\1 ^ 1);"),
+    "arrival left out": (r"mbarrier_arrive(?:_at|_expect)?\([^;{}]*\);", r";"),
+    "fence left out": (r"(?:fence_\w+|wgmma_fence)\(\);", r";"),
+    "commit left out": (r"(?:wgmma|cp_async|bulk)_commit\(\);", r";"),
+    "group not waited for": (r"(?:wgmma|cp_async|bulk)_wait(?:_read)?<\w+>\(\);", r";"),
+    "named barrier left out": (r"(?:barrier_sync\([^;{}]*\)|cluster_sync\(\)|cluster_wait\(\));", r";"),
+    "swizzle shifted": (r"(swizzled\w*\([^;]*?, )(Swizzle::bytes_\d+|wide)\)", r"\1\2) ^ 16"),
     "another lane": (r"(lane_id\(\)|warp_id\(\)|threadIdx\.x) == 0\)", r"\1 == 1)"),
 }
 
@@ -150,7 +160,7 @@ def verdict(library: Path, runs: list[tuple[str, int]]) -> str:
         worker = Worker("lib", str(library), Limits(seconds=120))
         try:
             for case in cases.choose([op], "small"):
-                result = check.check_case(case, worker.run, check.Options(private=0, runs=1))
+                result = checked(case, worker.run, check.Options(private=0, runs=1))
                 if result.state not in ("right", "not implemented"):
                     return f"{op} {level}: {result.state}: {result.sentence}"
         finally:
@@ -164,7 +174,7 @@ def how(found: str) -> str:
         return "survived"
     for sign, name in {
         "write after": "race", "read after": "race", "nobody has written": "unwritten", "beyond": "out of bounds", "launched with": "out of bounds",
-        "deadlocked": "deadlock", "wrote beyond": "out of bounds", "stopped by": "crash", "launch_failed": "other fault",
+        "deadlocked": "deadlock", "wrote beyond": "out of bounds", "stopped by": "crash", "launch_failed": "other fault", ": block (": "other fault",
     }.items():  # fmt: skip
         if sign in found:
             return name
@@ -177,11 +187,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="a sample of so many")
     parser.add_argument("--seed", type=int, default=1, help="which sample")
     parser.add_argument("--only", help="a folder of optimized/")
-    parser.add_argument("--kind", choices=FAULTS, help="one kind only")
+    parser.add_argument("--kind", action="append", choices=FAULTS, help="only this kind; may be repeated")
     parser.add_argument("--seconds", type=float, help="no further fault after so many")
     parser.add_argument("--list", action="store_true", help="only list them")
     args = parser.parse_args()
-    chosen = [f for f in faults(args.only) if args.kind in (None, f.kind)]
+    chosen = [f for f in faults(args.only) if not args.kind or f.kind in args.kind]
     total = len(chosen)
     random.Random(args.seed).shuffle(chosen)
     chosen = chosen[: args.count]
