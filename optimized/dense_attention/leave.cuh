@@ -36,26 +36,31 @@ __device__ void store_boxes(unsigned char* place, int half, Write write, Store s
     }
 }
 
+// Panel `panel` of 64 rows of sums, times `by`, K-major as a tensor store reads it.
+template <int half_n>
+__device__ void write_panel(unsigned char* box, const float (&sums)[half_n], int panel, const float (&by)[2]) {
+    const int lane = lane_id(), matrix = lane / 8;
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
+#pragma unroll
+    for (int step = 0; step < steps; ++step) {
+        std::uint32_t four[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int at = panel * panel_columns / 2 + 8 * step + 2 * i;
+            four[i] = to_bf16_pair(sums[at] * by[i % 2], sums[at + 1] * by[i % 2]);
+        }
+        store_matrices(four, box + place_of_piece(row, 2 * step + matrix / 2));
+    }
+}
+
 // Half of the columns of an item: by `by` to the result. to: [rows, d_v]
 __device__ inline void leave_result(const Work& work, const TensorMap& to, int item, int half,
                                     const float (&out)[half_d_v / 2], const float (&by)[2], unsigned char* place) {
-    const int lane = lane_id(), matrix = lane / 8;
-    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
-    const auto write = [&](unsigned char* box, int panel) {
-#pragma unroll
-        for (int step = 0; step < steps; ++step) {
-            std::uint32_t four[4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const int at = panel * panel_columns / 2 + 8 * step + 2 * i;
-                four[i] = to_bf16_pair(out[at] * by[i % 2], out[at + 1] * by[i % 2]);
-            }
-            store_matrices(four, box + place_of_piece(row, 2 * step + matrix / 2));
-        }
-    };
-    store_boxes<value_panels / 2>(place, half, write, [&](const unsigned char* box, int panel) {
-        tma_store(to, {half * half_d_v + panel * panel_columns, work.first_row(item)}, box);
-    });
+    store_boxes<value_panels / 2>(
+        place, half, [&](unsigned char* box, int panel) { write_panel(box, out, panel, by); },
+        [&](const unsigned char* box, int panel) {
+            tma_store(to, {half * half_d_v + panel * panel_columns, work.first_row(item)}, box);
+        });
 }
 
 // Or as they are, as a part. to: [parts, rows, d_v]

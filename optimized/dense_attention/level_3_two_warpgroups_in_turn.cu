@@ -6,6 +6,7 @@
 // A warpgroup's turn, tile j:  q k^T of j | p v of j - 1, p from the other | softmax of j, p for both | p v of j
 //
 // The maximum goes from tile to tile, and so from one warpgroup to the other.
+#include "optimized/dense_attention/fragments.cuh"
 #include "optimized/dense_attention/leave.cuh"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/registers.h"
@@ -28,8 +29,7 @@ constexpr int stages = 3;
 constexpr int kept_panels = 2;                // of q, in registers
 constexpr int apart = tile_keys * row_bytes;  // of a tile's panels
 constexpr int brought = tile_keys / blocks;   // rows of a tile that a block brings
-constexpr int p_steps = tile_keys / 16;
-constexpr int second_p = heads * 64;  // where p's keys from 32 on begin
+constexpr int second_p = heads * 64;          // where p's keys from 32 on begin
 
 // p takes the place of the rotated columns, whose part is over: [heads, 32] and [heads, 16].
 struct alignas(1024) Tile {
@@ -99,61 +99,29 @@ __device__ void load_q(KeptQ& q, const Work& work, int item) {
             q[step][i] = *reinterpret_cast<const std::uint32_t*>(rows[i % 2] + step * 16 + i / 2 * 8);
 }
 
-// What this thread's two rows see of a cluster's positions.
-struct Limits {
-    int first[2], end[2];
-
-    __device__ Limits(const Work& work, int item, const Range& range) {
+__device__ Limits limits_of(const Work& work, int item, const Range& range) {
+    Limits limits;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int row = work.first_row(item) + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
-            const int t = min(row, work.rows - 1) / work.H;
-            first[i] = max(static_cast<int>(work.seen.first(t)), range.first);
-            end[i] = min(static_cast<int>(work.seen.end(t)), range.end);
-        }
+    for (int i = 0; i < 2; ++i) {
+        const int row = work.first_row(item) + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
+        const int t = min(row, work.rows - 1) / work.H;
+        limits.first[i] = max(static_cast<int>(work.seen.first(t)), range.first);
+        limits.end[i] = min(static_cast<int>(work.seen.end(t)), range.end);
     }
-    __device__ void hide(float (&s)[tile_keys / 2], int at) const {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            if (at >= first[i] && at + tile_keys <= end[i]) continue;
-#pragma unroll
-            for (int j = 0; j < tile_keys / 2; ++j) {
-                const int position = at + wgmma_column(static_cast<int>(threadIdx.x), j);
-                if (j / 2 % 2 == i && (position < first[i] || position >= end[i])) s[j] = minus_infinity();
-            }
-        }
-    }
-};
-
-using P = std::uint32_t[p_steps][4];  // A of p v, and what is stored of it
-
-__device__ void round_weights(P& p, const float (&s)[tile_keys / 2]) {
-#pragma unroll
-    for (int i = 0; i < p_steps * 4; ++i) p[i / 4][i % 4] = to_bf16_pair(s[2 * i], s[2 * i + 1]);
+    return limits;
 }
-__device__ void store_weights(const P& p, unsigned char* to) {
+
+// p, as A of p v, to shared memory for the other warpgroup.
+__device__ void store_weights(const Weights<tile_keys>& p, unsigned char* to) {
     const int lane = lane_id(), matrix = lane / 8;
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
 #pragma unroll
-    for (int i = 0; i < p_steps; ++i) {
+    for (int i = 0; i < tile_keys / 16; ++i) {
         const bool second = i >= 2;
         const Swizzle swizzle = second ? Swizzle::bytes_32 : Swizzle::bytes_64;
         const auto offset = static_cast<std::uint32_t>(row * span_of(swizzle) + (2 * (i % 2) + matrix / 2) * 16);
         store_matrices(p[i], to + (second ? second_p : 0) + swizzled_offset(offset, swizzle));
     }
-}
-
-// out (+)= p v, p in registers: [heads, half_d_v]
-__device__ void weigh_own(float (&out)[half_d_v / 2], const P& p, const void* v, bool add) {
-    constexpr Form values{.b_is_mn_major = true};
-    const Descriptor b = mn_major(v, apart, wide);
-#pragma unroll
-    for (int i = 0; i < p_steps; ++i) wgmma<bf16, values>(out, p[i], advanced(b, i * 16 * row_bytes), add || i > 0);
-}
-
-__device__ void rescale(float (&out)[half_d_v / 2], const float (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < half_d_v / 2; ++i) out[i] *= factor[i / 2 % 2];
 }
 
 // half: of the value's columns, and of the tiles, which are scored in turn.
@@ -176,7 +144,7 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
     Turn turn;
     for (int round = 0, item; (item = work.item(round)) >= 0; ++round) {
         const Range range = work.range(item);
-        const Limits limits(work, item, range);
+        const Limits limits = limits_of(work, item, range);
         RunningSoftmax softmax;
         // The other's p v, begun.
         const auto weigh_others = [&](const Turn& of, bool first) {
@@ -223,7 +191,7 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
             if (tile + 2 >= range.tiles && lane == 0) mbarrier_arrive(memory.q_empty);
             limits.hide(s, range.first + tile * tile_keys);
             const bool rises = softmax.step(s, {0xffffffffU, 0xffffffffU}, to_log2);
-            P p;
+            Weights<tile_keys> p;
             round_weights(p, s);
             barrier_sync(warpgroup_barrier + half, warpgroup);  // all warps' products have read the rotated columns
             store_weights(p, memory.tile[turn.at].p());
@@ -243,7 +211,7 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
             }
             hold(out);
             wgmma_fence();
-            weigh_own(out, p, values(turn.at), tile > 0);
+            weigh_from_registers<apart>(out, p, values(turn.at), tile > 0);
             wgmma_commit();
             last = turn;
             wgmma_wait<0>();

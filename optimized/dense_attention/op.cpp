@@ -9,7 +9,8 @@ const Ladder<DenseAttention> ladder{"dense_attention",
                                     {{"one block a head", dense_attention_level_1},
                                      {"tensor cores", dense_attention_level_2, dense_attention_level_2_declines},
                                      {"two warpgroups in turn", dense_attention_level_3,
-                                      dense_attention_level_3_declines, dense_attention_level_3_workspace}}};
+                                      dense_attention_level_3_declines, dense_attention_level_3_workspace},
+                                     {"own heads", dense_attention_level_4, dense_attention_level_4_declines}}};
 
 DenseAttention read(const dsa_dense_attention_args& args) {
     const Case about(args.case_json);
