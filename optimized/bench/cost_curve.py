@@ -1,10 +1,11 @@
 """What does an attention block cost over a context of S tokens, sparse and dense? Measures it, part by part, in one run.
 
-    python -m optimized.bench.cost_curve --build build [--seconds 0.1] [--phases prefill decode batch] [--longest 131072]
+    python -m optimized.bench.cost_curve --build build [--seconds 0.1] [--phases prefill decode batch whole] [--longest 131072]
 
-V3.2's sizes. Each part is the op of that name, at the highest level that takes the case, timed by timing.py; what the ops
-of the contract do not name (absorbing W_uk, W_uv, W_o) is what is left of the whole block, `dsa_attention` as one CUDA
-graph, without its other parts. Writes optimized/bench/curves/<gpu>.json; `python -m optimized.bench.cost_page` makes the
+V3.2's sizes. Each part is the op of that name, at the highest level that takes the case, timed by timing.py; where two ways
+lead to the same (`indexer_top_k`, or `indexer_logits` and `top_k`; dense attention on the latent, or on each head's own keys)
+both are timed. What the ops of the contract do not name (absorbing W_uk, W_uv, W_o) is what is left of the whole block,
+`dsa_attention` as one CUDA graph, without its other parts. Writes optimized/bench/curves/<gpu>.json; `python -m optimized.bench.cost_page` makes the
 table and the figure of it. Needs a GPU. With --phases the other phases of an earlier run of the same day and card stay.
 """
 
@@ -24,7 +25,19 @@ from .questions import D, D_I, D_ROPE, H, H_I, K, R_KV, bf16, e4m3, f32, i32
 
 CHUNK = 4096  # tokens of a prompt that are read at once
 BATCH = 64  # requests that decode a token each
+MOST_SELECTED = 16384  # beyond, sparse_decode falls to its level 1
 COMPOSED = "dsa_attention"
+PHASES = (*cost_page.PHASES, "whole")
+
+
+def points(phase: str, longest: int) -> list[tuple[int, int, int]]:
+    """T, B, S. whole: the block as one op, one token at a time, and once for as many tokens as the batch has."""
+    lengths = [S for S in cost_page.LENGTHS if longest >= S]
+    if phase == "prefill":
+        return [(min(S, CHUNK), 1, S) for S in lengths]
+    if phase == "whole":
+        return [(BATCH, 1, CHUNK)] + [(1, 1, S) for S in lengths]
+    return [(1, BATCH if phase == "batch" else 1, S) for S in lengths]
 
 
 class Parts:
@@ -92,22 +105,49 @@ def copied(parts: Parts, C: int) -> dict:
     return parts.timed("copy", lambda: new.copy_(old))
 
 
-def dense(parts: Parts, T: int, S: int) -> dict:
-    """dense_attention on the latent"""
-    return parts.part("dense_attention", {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, {"mode": "mqa", "causal": True, "d_v": R_KV})
+LATENT = {"mode": "mqa", "causal": True, "d_v": R_KV}
 
 
-def of_one_request(parts: Parts, T: int, S: int) -> dict:
+def selected_in_two(parts: Parts, T: int, S: int) -> dict:
+    """The selection by way of all scores in memory"""
+    inputs = questions.indexer_inputs(T, S)
+    scores = parts.prepared("indexer_logits", inputs)
+    choice = parts.prepared("top_k", {"logits": scores.outputs["logits"], "start": inputs["start"], "end": inputs["end"]}, {"topk": K})
+
+    def select() -> None:
+        scores.run()
+        choice.run()
+
+    return parts.timed("indexer_logits, top_k", select)
+
+
+def own_heads(parts: Parts, T: int, S: int) -> dict[str, dict]:
+    """Dense attention as MHA, and the keys and values of all S tokens from their latents, by the vendor's product."""
+    latents, up = bf16(S, R_KV), bf16(R_KV, H * 256, std=R_KV**-0.5)
+    both = torch.empty(S, H * 256, dtype=torch.bfloat16, device="cuda")
+    found = {"up_projection": parts.timed("torch.mm", lambda: torch.mm(latents, up, out=both))}
+    del latents, up, both
+    tensors = {"q": bf16(T, H, 192), "k": torch.empty(S, H, 192, dtype=torch.bfloat16, device="cuda"), "v": torch.empty(S, H, 128, dtype=torch.bfloat16, device="cuda")}
+    for first in range(0, S, 8192):  # what is drawn needs twice the memory of what stays
+        tensors["k"][first : first + 8192].normal_()
+        tensors["v"][first : first + 8192].normal_()
+    return found | {"dense_own": parts.part("dense_attention", tensors, {"mode": "mha", "causal": True})}
+
+
+def of_one_request(parts: Parts, T: int, S: int, dense: bool) -> dict:
     """All parts of T tokens at the end of S, and the block as a whole."""
     found = {
         "projections": parts.part("mla_project", questions.mla_inputs(T)),
         "indexer_project": parts.part("indexer_project", questions.indexer_weights(T)),
         "selection": parts.part("indexer_top_k", questions.indexer_inputs(T, S), {"topk": K}),
         "sparse": parts.part("sparse_prefill", {"q": bf16(T, H, 576), "kv": bf16(S, 576), "indices": selected(T, S)}, {"d_v": R_KV}),
-        "dense": dense(parts, T, S),
     }
     if S > T:
         found["copy"] = copied(parts, S - T)
+    if dense:
+        found["selection_in_two"] = selected_in_two(parts, T, S)
+        found["dense"] = parts.part("dense_attention", {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, LATENT)
+        found |= own_heads(parts, T, S)
     return {"parts": found, "whole": parts.part(COMPOSED, block_inputs(T, S - T), {"topk": K})}
 
 
@@ -149,10 +189,25 @@ def of_a_batch(parts: Parts, B: int, S: int) -> dict:
         drawn = torch.randperm(S, device="cuda")[:K].sort().values
         slots[b, 0, : drawn.numel()] = drawn + b * S
     found["sparse"] = parts.part("sparse_decode", {"q": bf16(B, 1, H, 576), "kv_pages": cache, "indices": slots}, {"R_kv": R_KV})
+    if S <= MOST_SELECTED:  # of a batch dense_attention knows nothing: sparse_decode, to which every position is selected, does
+        everything = torch.arange(S, device="cuda", dtype=torch.int32)[None, None] + i32(range(0, B * S, S))[:, None, None]
+        found["dense_as_selection"] = parts.part("sparse_decode", {"q": bf16(B, 1, H, 576), "kv_pages": cache, "indices": everything}, {"R_kv": R_KV})
     del cache
-    calls = [parts.prepared("dense_attention", {"q": bf16(1, H, 576), "kv": bf16(S, 576)}, {"mode": "mqa", "causal": True, "d_v": R_KV}) for _ in range(B)]
-    found["dense"] = parts.timed("dense_attention", lambda: [c.run() for c in calls])
+    calls = [parts.prepared("dense_attention", {"q": bf16(1, H, 576), "kv": bf16(S, 576)}, LATENT) for _ in range(B)]
+    found["dense"] = parts.timed("dense_attention", lambda: side_by_side(calls))
     return {"parts": found}
+
+
+def side_by_side(calls: list) -> None:
+    """One request's attention after the other, on some streams that run together: the op takes one request."""
+    here = torch.cuda.current_stream()
+    streams = [torch.cuda.Stream() for _ in range(min(8, len(calls)))]
+    for i, stream in enumerate(streams):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            for call in calls[i :: len(streams)]:
+                call.run()
+        here.wait_stream(stream)
 
 
 def main() -> int:
@@ -160,7 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=Path("build"))
     parser.add_argument("--seconds", type=float, default=0.1, help="to spend on one figure")
-    parser.add_argument("--phases", nargs="+", choices=cost_page.PHASES, default=list(cost_page.PHASES))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
     parser.add_argument("--longest", type=int, default=131072)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -170,18 +225,12 @@ def main() -> int:
     parts = Parts(options.build)
     result = {n: v for n, v in machine().items() if n != "ops"}
     old = next((c for c in cost_page.load() if c["gpu"] == result["gpu"] and c["made"] == result["made"]), {"points": [], "levels": {}})
-    again = (*options.phases, "rest") if "batch" in options.phases else options.phases
     result |= {"ceilings": timing.ceilings(parts.clock), "overhead_us": parts.clock.overhead, "levels": old["levels"],
-               "points": [p for p in old["points"] if p["phase"] not in again]}  # fmt: skip
+               "points": [p for p in old["points"] if p["phase"] not in options.phases]}  # fmt: skip
     for phase in options.phases:
-        if phase == "batch":  # what is left of the block, for as many tokens, does not know where they come from
-            result["points"].append({"phase": "rest", "T": BATCH, "B": 1, "S": CHUNK, **of_one_request(parts, BATCH, CHUNK)})
-        for S in cost_page.LENGTHS:
-            if options.longest < S:
-                continue
-            T = min(S, CHUNK) if phase == "prefill" else 1
-            point = of_a_batch(parts, BATCH, S) if phase == "batch" else of_one_request(parts, T, S)
-            result["points"].append({"phase": phase, "T": T, "B": BATCH if phase == "batch" else 1, "S": S, **point})
+        for T, B, S in points(phase, options.longest):
+            point = of_a_batch(parts, B, S) if phase in ("decode", "batch") else of_one_request(parts, T, S, phase == "prefill")
+            result["points"].append({"phase": phase, "T": T, "B": B, "S": S, **point})
             told = ", ".join(f"{n} {p['median_us']:.1f}" for n, p in point["parts"].items())
             say(f"{phase}, S {S}: {told}" + (f"; as a whole {point['whole']['median_us']:.1f}" if "whole" in point else ""))
             torch.cuda.empty_cache()
