@@ -129,10 +129,13 @@ def in_page(page: str, text: str) -> str:
 
 
 def main() -> None:
-    """Writes the receipts' tables into docs/gpu-results.md."""
+    """Writes the receipts' tables into docs/gpu-results.md, and the cost curve's into its chapter."""
+    from . import cost_page  # which reads hashes from here
+
     page = REPOSITORY / "docs" / "gpu-results.md"
     text = "\n\n".join(table(receipt) for receipt in load())
     page.write_text(in_page(page.read_text(encoding="utf-8"), text), encoding="utf-8")
+    cost_page.write_page()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ namespace {
 
 const Ladder<DenseAttention> ladder{"dense_attention",
                                     {{"one block a head", dense_attention_level_1},
-                                     {"tensor cores", dense_attention_level_2, dense_attention_level_2_declines}}};
+                                     {"tensor cores", dense_attention_level_2, dense_attention_level_2_declines},
+                                     {"two warpgroups in turn", dense_attention_level_3,
+                                      dense_attention_level_3_declines, dense_attention_level_3_workspace},
+                                     {"own heads", dense_attention_level_4, dense_attention_level_4_declines}}};
 
 DenseAttention read(const dsa_dense_attention_args& args) {
     const Case about(args.case_json);
@@ -41,6 +44,8 @@ DenseAttention read(const dsa_dense_attention_args& args) {
     call.result.sink = tensors.maybe<float>("sink", args.sink, {"H"});
     call.result.out = tensors.out<bf16>("out", args.out, {"T", "H", "d_v"});
     call.result.lse = tensors.out<float>("lse", args.lse, {"T", "H"});
+    call.workspace = args.workspace;
+    call.workspace_bytes = args.workspace_bytes;
     call.stream = args.stream;
     return call;
 }

@@ -56,6 +56,7 @@ IndexerLogits scores_of(const DsaAttention& call) {
     scores.H_I = static_cast<int>(call.indexer.H_I);
     scores.D_I = static_cast<int>(call.indexer.D_I);
     scores.bf16_scores = call.bf16_scores;
+    scores.hopper_sums = call.hopper_sums;
     scores.stream = call.stream;
     return scores;
 }

@@ -33,7 +33,7 @@ struct DsaAttention {
     bf16* y;                     // [T, D]
     std::int64_t T, C, d_v, topk;
     AttentionResult attention;  // scale and conventions
-    bool bf16_scores, nan_as_minus_infinity;
+    bool bf16_scores, hopper_sums, nan_as_minus_infinity;
     bool latent_fp8;  // the cached latent goes through e4m3
     Quantizer kv_quantizer;
     bool ue8m0;

@@ -86,6 +86,7 @@ void read_attention(const Case& about, Arguments& tensors, const Args& args, con
     call.attention.base2 = conventions.lse_base2;
     call.attention.plus_infinity = conventions.empty_row_plus_infinity;
     call.bf16_scores = conventions.indexer_scores_bf16;
+    call.hopper_sums = conventions.hopper_fp8_sums;
     call.nan_as_minus_infinity = conventions.nan_as_minus_infinity;
     call.latent_fp8 = conventions.kv_latent_fp8;
     call.kv_quantizer = conventions.kv_quantizer;

@@ -27,6 +27,10 @@ __device__ void mbarrier_expect(Mbarrier& barrier, int bytes, Where where = Wher
 __device__ void mbarrier_arrive_expect(Mbarrier& barrier, int bytes, Where where = Where::current());
 // At the barrier that block `rank` of the cluster has where this block has `barrier`.
 __device__ void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where where = Where::current());
+// The same where nothing that this thread wrote is to be read by the other block: what it has read, or products and
+// copies that it has waited for, may be overwritten. Releases at the block's scope; the one above is a MEMBAR for the
+// whole GPU, hundreds of clocks.
+__device__ void mbarrier_give_back_at(Mbarrier& barrier, int rank, Where where = Where::current());
 
 // Whether the phase of this parity is complete; and until it is.
 __device__ bool mbarrier_test(Mbarrier& barrier, int parity, Where where = Where::current());
@@ -61,6 +65,9 @@ inline void mbarrier_arrive_expect(Mbarrier& barrier, int bytes, Where where) {
 inline void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where where) {
     void* there = simulator::this_thread().block->cluster().of_rank(&barrier, static_cast<unsigned>(rank), where);
     simulator::mbarriers().arrive(&static_cast<Mbarrier*>(there)->state, 1, where);
+}
+inline void mbarrier_give_back_at(Mbarrier& barrier, int rank, Where where) {
+    mbarrier_arrive_at(barrier, rank, where);
 }
 inline bool mbarrier_test(Mbarrier& barrier, int parity, Where where) {
     return simulator::mbarriers().test(&barrier.state, static_cast<std::uint32_t>(parity), where);
@@ -104,6 +111,13 @@ __device__ inline void mbarrier_arrive_at(Mbarrier& barrier, int rank, Where) {
     asm volatile(
         "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
         "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(&barrier)),
+        "r"(rank)
+        : "memory");
+}
+__device__ inline void mbarrier_give_back_at(Mbarrier& barrier, int rank, Where) {
+    asm volatile(
+        "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; "
+        "mbarrier.arrive.release.cta.shared::cluster.b64 _, [there]; }" ::"r"(shared_address(&barrier)),
         "r"(rank)
         : "memory");
 }

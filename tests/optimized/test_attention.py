@@ -146,6 +146,33 @@ def test_latents_agree_on_wgmma(program, tmp_path):
         agree(level, got, again, first)
 
 
+@pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(3, 130, 150, True, False), (70, 5, 130, True, True), (2, 64, 400, False, False)])
+def test_dense_latents_agree_on_wgmma(program, tmp_path, T, H, S, causal, packed):
+    """Level 3 of dense_attention takes V3.2's widths only: groups of several queries, parts of a query's keys, rows past the last one, queries that
+    see nothing, several items a cluster."""
+    tensors = {"q": normal(T, H, 576, std=0.6), "kv": normal(S, 576), "sink": normal(H, dtype="float32")}
+    if packed:
+        tensors["start"] = "int32", np.where(np.arange(T) % 7 == 3, S, np.arange(T) // 9 * 13)
+    folder = write(tmp_path / "in", "dense_attention", tensors, {"scale": 0.1, "mode": "mqa", "d_v": 512, "causal": causal}, {"lse": "base2"})
+    first = results(program, "dense_attention", folder, tmp_path / "2", level=2)
+    got = results(program, "dense_attention", folder, tmp_path / "3", level=3)
+    again = results(program, "dense_attention", folder, tmp_path / "3_again", level=3, seed=1003)
+    agree(3, got, again, first)
+
+
+@pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(5, 2, 300, True, False), (300, 2, 310, True, True), (130, 1, 140, False, False)])
+def test_own_heads_agree_on_wgmma(program, tmp_path, T, H, S, causal, packed):
+    """Level 4 of dense_attention takes MHA of V3.2's widths only: several tiles, rows past the last one, clusters of several tiles of queries."""
+    tensors = {"q": normal(T, H, 192), "k": normal(S, H, 192), "v": normal(S, H, 128), "sink": normal(H, dtype="float32")}
+    if packed:
+        tensors["start"] = "int32", np.where(np.arange(T) % 7 == 3, S, np.arange(T) // 90 * 60)
+    folder = write(tmp_path / "in", "dense_attention", tensors, {"scale": 0.1, "mode": "mha", "causal": causal}, {"lse": "base2"})
+    first = results(program, "dense_attention", folder, tmp_path / "2", level=2)
+    got = results(program, "dense_attention", folder, tmp_path / "4", level=4)
+    again = results(program, "dense_attention", folder, tmp_path / "4_again", level=4, seed=1004)
+    agree(4, got, again, first)
+
+
 def tensors_without(op: str, *names: str):
     tensors, parameters, conventions = CASES[op]()
     return {n: t for n, t in tensors.items() if n not in names}, parameters, conventions
