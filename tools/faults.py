@@ -102,12 +102,12 @@ def users(source: Path, programs: dict[str, list[int]]) -> list[tuple[str, int]]
         return [(own, int(named.group(1)))]
     # A file without a level belongs to every level of its folder's op, and of the ops that include its header.
     ops = [own] if own in programs else []
-    header = source.with_suffix(".h")
+    headers = set((TREE / own).glob("*.h"))
     for op in programs:
         files: set[Path] = set()
         for file in [*(TREE / op).glob("*.cu"), *(TREE / op).glob("*.cpp")]:
             included(file, files)
-        if header in files and op not in ops:
+        if headers & files and op not in ops:
             ops.append(op)
     return [(op, level) for op in ops for level in reversed(programs[op])]
 
