@@ -42,6 +42,8 @@ struct Linear {
 void linear_level_1(const Linear& call);
 void linear_level_2(const Linear& call);
 void linear_level_3(const Linear& call);
+void linear_level_3_of_groups(const Linear& call);  // its kernel where first_row is given
+void linear_level_3_of_e4m3(const Linear& call);    // and of e4m3 numbers
 std::string linear_level_2_declines(const Linear& call);
 std::string linear_level_3_declines(const Linear& call);
 
