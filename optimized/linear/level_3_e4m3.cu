@@ -3,6 +3,7 @@
 // does the rest; the rows of a product are then columns n of W, its columns are rows of x, gathered as in
 // level_3_rows_in_groups.cu. A tile is 192 rows of x by 128 columns of W, a warpgroup's are 64 of the columns. Of
 // each 128 of k the sum is made first, then scaled and added.
+#include "optimized/hopper/barrier.h"
 #include "optimized/hopper/bytes.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/matrix.h"
@@ -23,6 +24,7 @@ constexpr int step = 32;                 // of k, an instruction
 constexpr int steps = depth / step;
 constexpr int stages = 5;
 constexpr int producers = 128;  // threads
+constexpr int turn_of = 1;      // the named barrier at which the first consumer waits for its turn, then the second's
 constexpr Swizzle wide = Swizzle::bytes_128;
 
 struct Stage {
@@ -127,9 +129,14 @@ __device__ void store(const Linear& call, const float (&sums)[some / 2], const T
         }
 }
 
-// The tile's first `some` rows.
+struct alignas(8) Pair {
+    float first, second;
+};
+
+// The tile's first `some` rows. is_last: of this block's tiles
 template <int some>
-__device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, Turn& turn, int consumer) {
+__device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, bool is_last, Turn& turn,
+                         int consumer) {
     const int lane = lane_id(), k_count = static_cast<int>(call.K);
     const bool upper = lane % 4 >= 2;
     const auto piece = static_cast<std::uint32_t>(consumer * 4 + warp_id() % 4);
@@ -139,7 +146,6 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, T
     float w_scale = w_scale_of(call, tile.h, 0, tile.column);
     for (int k = 0; k < k_count; k += depth, turn.next()) {
         const Stage& stage = memory.stage[turn.stage];
-        const float next_w_scale = k + depth < k_count ? w_scale_of(call, tile.h, k + depth, tile.column) : 0.0F;
         mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
         fence_proxy_async_shared();  // cp.async writes as threads do
         std::uint32_t a[steps][4];
@@ -148,21 +154,29 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, T
         for (int i = 0; i < steps; ++i) load_w(a[i], w + i * step * columns, upper);
         const Descriptor x = k_major(stage.x, wide);
         float products[some / 2];
+        // The warpgroups take turns, so that the tensor cores work for one while the other scales and adds: left
+        // alone, both would multiply together and then add together. The other begins when the last step is left to
+        // do.
+        barrier_sync(turn_of + consumer, 128 * consumers);
         wgmma_fence();
 #pragma unroll
-        for (int i = 0; i < steps; ++i) wgmma<e4m3>(products, a[i], advanced(x, i * step), i > 0);
-        wgmma_commit();
+        for (int i = 0; i < steps; ++i) {
+            wgmma<e4m3>(products, a[i], advanced(x, i * step), i > 0);
+            if (i >= steps - 2) wgmma_commit();
+        }
+        // After the fence, which would wait for it; the products hide it.
+        const float next_w_scale = k + depth < k_count ? w_scale_of(call, tile.h, k + depth, tile.column) : 0.0F;
+        wgmma_wait<1>();
+        if (!(is_last && k + depth >= k_count && consumer == consumers - 1))
+            barrier_arrive(turn_of + (consumer ^ 1), 128 * consumers);
         wgmma_wait<0>();
         hold(products);
 #pragma unroll
         for (int i = 0; i < some / 2; i += 4) {
-            const float* scale = &stage.scale[i * 2 + lane % 4 * 2];
+            const Pair scale = *reinterpret_cast<const Pair*>(&stage.scale[i * 2 + lane % 4 * 2]);
+            const float both[2] = {w_scale * scale.first, w_scale * scale.second};
 #pragma unroll
-            for (int second = 0; second < 2; ++second) {
-                const float both = w_scale * scale[second];
-                sums[i + second] += products[i + second] * both;
-                sums[i + second + 2] += products[i + second + 2] * both;
-            }
+            for (int n = 0; n < 4; ++n) sums[i + n] += products[i + n] * both[n % 2];
         }
         __syncwarp();
         if (lane == 0) mbarrier_arrive(memory.empty[turn.stage]);
@@ -172,16 +186,19 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, T
 }
 
 __device__ void consume(Memory& memory, const Linear& call, int across, int consumer) {
-    const int tiles = memory.before.of[call.heads] * across;
+    const int tiles = memory.before.of[call.heads] * across, blocks = static_cast<int>(gridDim.x);
     Turn turn;
-    for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
+    int number = static_cast<int>(blockIdx.x);
+    if (number < tiles && consumer == consumers - 1) barrier_arrive(turn_of, 128 * consumers);  // the first begins
+    for (; number < tiles; number += blocks) {
         const Tile tile = tile_of(memory.before, call, number, across, rows, columns);
+        const bool is_last = number + blocks >= tiles;
         if (tile.rows > 128)
-            multiply<192>(memory, call, tile, turn, consumer);
+            multiply<192>(memory, call, tile, is_last, turn, consumer);
         else if (tile.rows > 64)
-            multiply<128>(memory, call, tile, turn, consumer);
+            multiply<128>(memory, call, tile, is_last, turn, consumer);
         else
-            multiply<64>(memory, call, tile, turn, consumer);
+            multiply<64>(memory, call, tile, is_last, turn, consumer);
     }
 }
 
