@@ -8,43 +8,44 @@
 
 namespace dsa {
 
+// One warp of each scheduler gathers, and an instruction of a lone warp takes some 5 clocks: so a row costs two, an
+// address and the copy.
 template <class T, int rows>
 class Gather {
    public:
     static constexpr int threads = 128, pieces = 8, rows_at_once = threads / pieces, rounds = rows / rows_at_once;
     static constexpr int in_piece = 16 / static_cast<int>(sizeof(T));  // numbers
 
+    // Past the tile's last row, that one again: nobody stores what becomes of it.
     __device__ Gather(const Linear& call, const T* x, const Tile& tile)
-        : x_(x + tile.h * call.x_head),
-          row_(call.x_row),
+        : piece_(x + tile.h * call.x_head + static_cast<int>(threadIdx.x) % pieces * in_piece),
           k_(static_cast<int>(call.K)),
           parts_((tile.rows + 63) / 64) {
 #pragma unroll
         for (int i = 0; i < rounds; ++i) {
             const int row = static_cast<int>(threadIdx.x) / pieces + i * rows_at_once;
-            from_[i] = row < tile.rows ? static_cast<std::int32_t>(x_row_of(call, tile.row + row)) : -1;
+            const std::int64_t from = x_row_of(call, tile.row + (row < tile.rows ? row : tile.rows - 1));
+            offset_[i] = static_cast<std::uint32_t>(from * (call.x_row / in_piece));
         }
     }
-    // From k on, to [rows, 128 bytes]. Rows that are not there become 0, and whole parts of 64 such rows stay as they
-    // are.
+    // From k on, to [rows, 128 bytes]; zeros past the last k. Of 64 rows that are all past the tile's last nothing
+    // comes.
     __device__ void bring(T* to, int k) const {
-        const int thread = static_cast<int>(threadIdx.x);
-        auto* there = reinterpret_cast<unsigned char*>(to) +
-                      swizzled_offset(static_cast<std::uint32_t>(thread) * 16, Swizzle::bytes_128);
-        const int at = k + thread % pieces * in_piece;
+        unsigned char* there = reinterpret_cast<unsigned char*>(to) +
+                               swizzled_offset(static_cast<std::uint32_t>(threadIdx.x) * 16, Swizzle::bytes_128);
+        const int bytes = k + static_cast<int>(threadIdx.x) % pieces * in_piece < k_ ? 16 : 0;
 #pragma unroll
         for (int i = 0; i < rounds; ++i) {
             if (i * rows_at_once / 64 >= parts_) break;
-            const bool counts = from_[i] >= 0 && at < k_;
-            cp_async<16>(there + i * rows_at_once * 128, counts ? x_ + from_[i] * row_ + at : x_, counts ? 16 : 0);
+            const auto* from = reinterpret_cast<const unsigned char*>(piece_ + k) + std::uint64_t{offset_[i]} * 16;
+            cp_async<16>(there + i * rows_at_once * 128, from, bytes);
         }
     }
 
    private:
-    const T* x_;
-    std::int64_t row_;
+    const T* piece_;  // this thread's, of row 0
     int k_, parts_;
-    std::int32_t from_[rounds];  // x's row, or -1
+    std::uint32_t offset_[rounds];  // of x's rows, in pieces
 };
 
 }  // namespace dsa

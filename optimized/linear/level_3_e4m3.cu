@@ -53,15 +53,14 @@ __device__ void produce(Memory& memory, const TensorMap& w, const Linear& call, 
     const std::int64_t blocks = (call.K + depth - 1) / depth;
     Turn turn;
     for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
-        const Tile tile = tile_of(memory.before, call, number, across, rows, columns);
+        const Tile tile = tile_of(memory.before, call, number, across, columns);
         const Gather<e4m3, rows> x(call, call.x_e4m3, tile);
         constexpr int rounds = (rows + producers - 1) / producers;
-        const float* scale[rounds];  // of this thread's rows, null past the last
+        const float* scale[rounds];  // of this thread's rows
 #pragma unroll
         for (int i = 0; i < rounds; ++i) {
             const int row = thread + i * producers;
-            scale[i] =
-                row < rows && row < tile.rows ? call.x_scale + x_row_of(call, tile.row + row) * blocks : nullptr;
+            scale[i] = call.x_scale + x_row_of(call, tile.row + (row < tile.rows ? row : tile.rows - 1)) * blocks;
         }
         for (int k = 0; k < k_count; k += depth, turn.next()) {
             Stage& stage = memory.stage[turn.stage];
@@ -73,12 +72,8 @@ __device__ void produce(Memory& memory, const TensorMap& w, const Linear& call, 
             }
             x.bring(stage.x, k);
 #pragma unroll
-            for (int i = 0; i < rounds; ++i) {
-                const bool counts = scale[i] != nullptr;
-                if (thread + i * producers < rows)
-                    cp_async<4>(&stage.scale[thread + i * producers], counts ? scale[i] + k / depth : call.x_scale,
-                                counts ? 4 : 0);
-            }
+            for (int i = 0; i < rounds; ++i)
+                if (thread + i * producers < rows) cp_async<4>(&stage.scale[thread + i * producers], scale[i]++);
             cp_async_arrive(full);
         }
     }
@@ -191,7 +186,7 @@ __device__ void consume(Memory& memory, const Linear& call, int across, int cons
     int number = static_cast<int>(blockIdx.x);
     if (number < tiles && consumer == consumers - 1) barrier_arrive(turn_of, 128 * consumers);  // the first begins
     for (; number < tiles; number += blocks) {
-        const Tile tile = tile_of(memory.before, call, number, across, rows, columns);
+        const Tile tile = tile_of(memory.before, call, number, across, columns);
         const bool is_last = number + blocks >= tiles;
         if (tile.rows > 128)
             multiply<192>(memory, call, tile, is_last, turn, consumer);
@@ -216,10 +211,10 @@ __global__ void __launch_bounds__(producers + 128 * consumers, 1)
     __syncthreads();
     const int warpgroup = static_cast<int>(threadIdx.x) / 128;
     if (warpgroup == 0) {
-        give_back_registers<40>();
+        give_back_registers<56>();
         produce(memory, w, call, across);
     } else {
-        take_registers<232>();
+        take_registers<224>();
         consume(memory, call, across, warpgroup - 1);
     }
 }

@@ -49,7 +49,7 @@ __device__ void produce(Memory<columns>& memory, const TensorMap& w, const Linea
     const int k_count = static_cast<int>(call.K), tiles = memory.before.of[call.heads] * across;
     Turn<columns> turn;
     for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
-        const Tile tile = tile_of(memory.before, call, number, across, rows, columns);
+        const Tile tile = tile_of(memory.before, call, number, across, columns);
         const Gather<bf16, rows> x(call, call.x, tile);
         for (int k = 0; k < k_count; k += depth, turn.next()) {
             auto& stage = memory.stage[turn.stage];
@@ -114,7 +114,7 @@ __device__ void consume(Memory<columns>& memory, const Linear& call, int across,
     const int k_count = static_cast<int>(call.K), tiles = memory.before.of[call.heads] * across;
     Turn<columns> turn;
     for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
-        const Tile tile = tile_of(memory.before, call, number, across, rows, columns);
+        const Tile tile = tile_of(memory.before, call, number, across, columns);
         float sums[parts][columns / 4];
         if (tile.rows > 128)
             multiply<3, columns, k_side_by_side>(memory, sums, turn, consumer, k_count);
@@ -145,10 +145,10 @@ __global__ void __launch_bounds__(producers + 128 * consumers, 1)
     __syncthreads();
     const int warpgroup = static_cast<int>(threadIdx.x) / 128;
     if (warpgroup == 0) {
-        give_back_registers<40>();
+        give_back_registers<56>();
         produce<columns, k_side_by_side>(memory, w, call, across);
     } else {
-        take_registers<232>();
+        take_registers<224>();
         consume<columns, k_side_by_side>(memory, call, across, warpgroup - 1);
     }
 }

@@ -40,22 +40,26 @@ __device__ inline void count_tiles(TilesBefore& before, const Linear& call, int 
 struct Tile {
     int h;
     std::int64_t row;  // y's row at which it begins
-    int rows;          // that matrix h still has from there on; more than the tile has, perhaps
+    int rows;          // of y
     int column;
 };
 // heads: of them; across: columns of tiles
-__device__ inline Tile tile_of(const TilesBefore& before, const Linear& call, int number, int across, int tile_rows,
+__device__ inline Tile tile_of(const TilesBefore& before, const Linear& call, int number, int across,
                                int tile_columns) {
     int h = 0;
     for (int end = static_cast<int>(call.heads); end - h > 1;) {  // before.of[h] across <= number < before.of[end] ..
         const int middle = (h + end) / 2;
         (before.of[middle] * across <= number ? h : end) = middle;
     }
+    // Its rows are divided evenly: tiles that share a piece of W take the same time, so that blocks that began with
+    // them together meet at W in the next ones too, and read it from the L2 cache.
     const int down = before.of[h + 1] - before.of[h];
     const int in_matrix = number - before.of[h] * across;
-    const int skipped = in_matrix % down * tile_rows;
     const Rows rows = rows_of(call, h);
-    return {h, rows.first + skipped, static_cast<int>(rows.count) - skipped, in_matrix / down * tile_columns};
+    const int each = (static_cast<int>(rows.count) + down - 1) / down;
+    const int skipped = in_matrix % down * each;
+    const int left = static_cast<int>(rows.count) - skipped;
+    return {h, rows.first + skipped, left < each ? left : each, in_matrix / down * tile_columns};
 }
 
 }  // namespace dsa
