@@ -3,7 +3,7 @@
 //
 // level 1  a tile of x and a tile of W in shared memory, float32 products
 // level 2  the same tiles as bf16, on the tensor cores; 16 bytes a load
-// level 3  tensor copies into a ring of stages, wgmma; bf16, and no rows in groups
+// level 3  copies into a ring of stages, wgmma; three kernels, of one matrix, of rows in groups, and of e4m3
 #pragma once
 
 #include "optimized/support/call.h"
