@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 from touchstone import cases, check
 from touchstone.plugins import Limits, Worker
@@ -30,20 +31,26 @@ def checked(case: cases.Case, run, options: check.Options) -> check.Checked:
 
 def main() -> int:
     """0 if every case that the level takes is right. Complaints go to stderr, a line each."""
+    from . import full_size  # which needs PyTorch, as a GPU's checks do
+    from .library import Library
+
     op, library, size = (*sys.argv[1:], "small")[:3]
     worker = Worker("lib", library, Limits(seconds=A_CALL))
     options = check.Options()
     try:
         # Case by case: a level may decline one and take the next.
-        results = [checked(case, worker.run, options) for case in check.questions(cases.choose([op], size), options)]
+        asked = check.questions(cases.choose([op], size), options)
+        on_device = [case for case in asked if full_size.is_large(case)]
+        results = [checked(case, worker.run, options) for case in asked if case not in on_device]
+        results += [full_size.checked(case, Library(Path(library)), options) for case in on_device]
     finally:
         worker.close()
-    asked = [r for r in results if r.state != "not implemented"]
-    wrong = [r for r in asked if r.state != "right"]
+    taken = [r for r in results if r.state != "not implemented"]
+    wrong = [r for r in taken if r.state != "right"]
     for r in wrong:
         print(f"{r.state.upper()} {r.case.name} (private seed {options.private_seed}): {r.sentence}", file=sys.stderr)
-    worst = max((v.ratio for r in asked for v in r.verdicts), default=0.0)
-    print(json.dumps({"cases": len(asked), "right": len(asked) - len(wrong), "declined": len(results) - len(asked), "worst_ratio": worst}))
+    worst = max((v.ratio for r in taken for v in r.verdicts), default=0.0)
+    print(json.dumps({"cases": len(taken), "right": len(taken) - len(wrong), "declined": len(results) - len(taken), "worst_ratio": worst}))
     return 1 if wrong else 0
 
 

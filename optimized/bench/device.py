@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from touchstone import cases, check
 
-from . import conformance, peers, receipts
+from . import conformance, full_size, peers, receipts
 from .check_level import HOPPER_SUMS, OPS_WITH_FP8_SUMS
 from .library import Library
 from .questions import questions
@@ -36,7 +36,7 @@ DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
 # simulator's own account of races does.
-ONE_LANE_ARRIVES = {"dense_attention": (3, 4), "sparse_prefill": (3, 4), "sparse_decode": (4, 5, 6)}
+ONE_LANE_ARRIVES = {"dense_attention": (3, 4), "moe": (3,), "sparse_prefill": (3, 4), "sparse_decode": (4, 5, 6)}
 PRESET = {"preset": "deepseek-v3.2-exp"}
 
 
@@ -170,7 +170,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
     parser.add_argument("--sanitized-cases", type=int, default=2, help="of each op")
-    parser.add_argument("--no-full", action="store_true", help="no full-size cases: their answers take the CPU minutes")
+    parser.add_argument("--no-full", action="store_true", help="no full-size cases")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="time no further level after this")
@@ -198,11 +198,18 @@ def main() -> int:
         small = SmallCases(op)
         todo += [(op, level, small) for level in ladders.get(op, [])]
 
+    aside = concurrent.futures.ThreadPoolExecutor(4)
+    large = [] if options.no_full else [c for op in options.only or ladders for c in cases.choose([op], "full")]
+    answers = full_size.answers(large, aside)
+
     def correctness(item) -> dict:
         op, level, small = item
         folders = taken(op, level, options.build, small, RERUN_CASES)
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
         if not options.no_full and level == max(ladders[op]) and cases.choose([op], "full"):
+            for case in cases.choose([op], "full"):
+                if case.name in answers:
+                    answers[case.name].result()
             one["full_size"] = checked(op, level, options.build, "full")
         one["same_bits_in_runs"] = RERUNS if folders and rerun(op, level, options.build, folders) else 0
         if not options.no_sanitizers:

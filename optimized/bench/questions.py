@@ -134,6 +134,14 @@ def experts(T: int, E: int, F: int) -> dict:
             "W_gate": bf16(E, D, F, std=D**-0.5), "W_up": bf16(E, D, F, std=D**-0.5), "W_down": bf16(E, F, D, std=F**-0.5)}  # fmt: skip
 
 
+def fp8_experts(T: int, E: int, F: int) -> dict:
+    """The same in FP8, a scale for 128 x 128"""
+    inputs = experts(T, E, 1)
+    for name, (K, N) in {"W_gate": (D, F), "W_up": (D, F), "W_down": (F, D)}.items():
+        inputs |= {name: e4m3(E, K, N), name + "_scale": (f32(E, K // 128, N // 128).abs() + 0.5) * (K**-0.5 / 64)}
+    return inputs
+
+
 def _elementwise() -> list[Question]:
     T = 4096
     return [
@@ -193,6 +201,7 @@ def _experts() -> list[Question]:
         Question("moe_gate", "T 4096, E 256", lambda: {k: v for k, v in experts(4096, 256, 1).items() if k in ("x", "W_g", "bias")},
                  2.0 * 4096 * D + 4 * D * 256, 2.0 * 4096 * D * 256, "bf16", gate),
         Question("moe", f"T {T}, E {E}, F {F}, bf16", lambda: experts(T, E, F), 0, 6.0 * T * 8 * D * F, "bf16", gate),
+        Question("moe", f"T {T}, E {E}, F {F}, FP8", lambda: fp8_experts(T, E, F), 0, 6.0 * T * 8 * D * F, "fp8", gate, 2),
     ]  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 // Level 3. A producer warp brings tiles by tensor copies into a ring of stages, and two warpgroups multiply them by
 // wgmma: 128 rows of y a block, 64 a warpgroup, by 256, 128 or 64 columns. W is multiplied as it lies, k or n side by
 // side. What copies bring from outside of x and W is zero; rows and columns outside of y are not stored.
-#include "optimized/hopper/matrix.h"
 #include "optimized/hopper/mbarrier.h"
 #include "optimized/hopper/registers.h"
-#include "optimized/hopper/tma.h"
 #include "optimized/hopper/warp.h"
-#include "optimized/hopper/wgmma.h"
-#include "optimized/linear/rows.cuh"
+#include "optimized/linear/fragments.cuh"
+#include "optimized/linear/maps.cuh"
+#include "optimized/linear/tiles.cuh"
 #include "optimized/support/launch.h"
 
 namespace dsa {
@@ -89,27 +88,6 @@ __device__ void consume(Memory<columns>& memory, float (&sums)[columns / 2], int
     hold(sums);
 }
 
-// Of y in bf16 two neighbours go together where they fall on one address of 4 bytes.
-template <int columns>
-__device__ void store(const Linear& call, const float (&sums)[columns / 2], std::int64_t h, std::int64_t row,
-                      std::int64_t column) {
-    const int thread = static_cast<int>(threadIdx.x);
-    const bool pairs = call.y != nullptr && reinterpret_cast<std::uintptr_t>(call.y) % 4 == 0 &&
-                       call.y_row % 2 == 0 && call.y_head % 2 == 0 && call.N % 2 == 0;
-#pragma unroll
-    for (int i = 0; i < columns / 2; i += 2) {
-        const std::int64_t r = row + wgmma_row(thread, i), n = column + wgmma_column(thread, i);
-        if (r >= call.T || n >= call.N) continue;
-        if (pairs) {
-            auto* two = reinterpret_cast<std::uint32_t*>(call.y + h * call.y_head + r * call.y_row + n);
-            *two = to_bf16(sums[i]).bits | static_cast<std::uint32_t>(to_bf16(sums[i + 1]).bits) << 16;
-        } else {
-            store_y(call, h, r, n, sums[i]);
-            if (n + 1 < call.N) store_y(call, h, r, n + 1, sums[i + 1]);
-        }
-    }
-}
-
 // blocks: T / 128 by N / columns by heads
 template <int columns, bool k_side_by_side>
 __global__ void __launch_bounds__(128 * (1 + consumers), 1)
@@ -134,35 +112,15 @@ __global__ void __launch_bounds__(128 * (1 + consumers), 1)
         take_registers<232>();
         float sums[columns / 2];
         consume<columns, k_side_by_side>(memory, sums, warpgroup - 1, k);
-        store<columns>(call, sums, h, row + (warpgroup - 1) * 64, column);
+        const int mine = row + (warpgroup - 1) * 64;
+        store_fragments<columns>(call, sums, h, mine, static_cast<int>(call.T) - mine, column);
     }
-}
-
-// [heads, outer, inner], inner side by side, in boxes of 64 inner numbers: the swizzle's width.
-TensorMap map_of(const char* name, const bf16* address, std::int64_t inner, std::int64_t outer, std::int64_t heads,
-                 std::int64_t outer_stride, std::int64_t head_stride, int box_outer) {
-    Tiled how;
-    how.element = Element::bf16;
-    how.address = address;
-    how.rank = 3;
-    how.extent[0] = static_cast<std::uint64_t>(inner);
-    how.extent[1] = static_cast<std::uint64_t>(outer);
-    how.extent[2] = static_cast<std::uint64_t>(heads);
-    how.stride[1] = static_cast<std::uint64_t>(outer_stride) * sizeof(bf16);
-    how.stride[2] = static_cast<std::uint64_t>(heads == 1 ? outer_stride : head_stride) * sizeof(bf16);
-    how.box[0] = depth;
-    how.box[1] = static_cast<std::uint32_t>(box_outer);
-    how.box[2] = 1;
-    how.swizzle = wide;
-    return tensor_map(name, how);
 }
 
 template <int columns, bool k_side_by_side>
 void start(const Linear& call) {
     const TensorMap x = map_of("x", call.x, call.K, call.T, call.heads, call.x_row, call.x_head, rows);
-    const TensorMap w = k_side_by_side
-                            ? map_of("W", call.w, call.K, call.N, call.heads, call.w_n, call.w_head, columns)
-                            : map_of("W", call.w, call.N, call.K, call.heads, call.w_k, call.w_head, depth);
+    const TensorMap w = map_of_w<columns, k_side_by_side>(call);
     launch("linear_ring", linear_ring<columns, k_side_by_side>,
            {.blocks = blocks_for(call.T, rows),
             .threads = 128 * (1 + consumers),
@@ -181,19 +139,22 @@ void start(const Linear& call) {
 }  // namespace
 
 std::string linear_level_3_declines(const Linear& call) {
-    if (call.w == nullptr) return "W must be bf16";
-    if (call.first_row != nullptr || call.row_of != nullptr) return "rows in groups are gathered at level 2";
+    if (call.w_e4m3 != nullptr && call.w_n != 1) return "of e4m3 n must lie side by side in W";
+    if ((call.first_row != nullptr || call.w_e4m3 != nullptr) && call.heads > most_matrices)
+        return sentence("there may be at most ", most_matrices, " groups of rows; there are ", call.heads);
     return linear_level_2_declines(call);
 }
 
 void linear_level_3(const Linear& call) {
+    if (call.w_e4m3 != nullptr) return linear_level_3_of_e4m3(call);
+    if (call.first_row != nullptr) return linear_level_3_of_groups(call);
     // The widest tile of which there is one for each multiprocessor; few rows are better spread than multiplied fast.
-    constexpr std::int64_t multiprocessors = 132;
+    constexpr std::int64_t enough = 132;  // a block for each multiprocessor
     const auto blocks = [&](int columns) {
         return blocks_for(call.T, rows) * blocks_for(call.N, columns) * call.heads;
     };
-    if (call.N > 128 && blocks(256) >= multiprocessors) return start<256>(call);
-    if (call.N > 64 && blocks(128) >= multiprocessors) return start<128>(call);
+    if (call.N > 128 && blocks(256) >= enough) return start<256>(call);
+    if (call.N > 64 && blocks(128) >= enough) return start<128>(call);
     start<64>(call);
 }
 

@@ -22,8 +22,7 @@ Scratch lay_out(Arena& arena, const Moe& call, int level) {
     const std::int64_t visits = call.T * call.gate.active;
     Scratch s{};
     s.gate = call.gate;
-    s.gate.workspace_bytes =
-        level == 1 ? moe_gate_level_1_workspace(call.gate) : moe_gate_level_2_workspace(call.gate);
+    s.gate.workspace_bytes = moe_gate_up_to_workspace(call.gate, level);
     s.gate.workspace = arena.take<unsigned char>(s.gate.workspace_bytes);
     s.gate.experts = arena.take<std::int32_t>(visits);
     s.gate.expert_weights = arena.take<float>(visits);
@@ -75,7 +74,7 @@ void moe_chain(const Moe& call, int level) {
     require_workspace(call.workspace, call.workspace_bytes, moe_chain_workspace(call, level));
     Arena arena(call.workspace);
     const Scratch s = lay_out(arena, call, level);
-    level == 1 ? moe_gate_level_1(s.gate) : moe_gate_level_2(s.gate);
+    moe_gate_up_to(s.gate, level);
     show("gate_scores", static_cast<const float*>(s.gate.workspace), {call.T, call.gate.E}, call.stream);
     show("expert_ids", s.gate.experts, {call.T, call.gate.active}, call.stream);
     show("expert_weights", s.gate.expert_weights, {call.T, call.gate.active}, call.stream);

@@ -6,9 +6,11 @@
 namespace dsa {
 namespace {
 
-const Ladder<Moe> ladder{"moe",
-                         {{"grouped products of plain tiles", moe_level_1, nullptr, moe_level_1_workspace},
-                          {"grouped products on the tensor cores", moe_level_2, nullptr, moe_level_2_workspace}}};
+const Ladder<Moe> ladder{
+    "moe",
+    {{"grouped products of plain tiles", moe_level_1, nullptr, moe_level_1_workspace},
+     {"grouped products on the tensor cores", moe_level_2, nullptr, moe_level_2_workspace},
+     {"warp-specialised grouped products over a table of tiles", moe_level_3, nullptr, moe_level_3_workspace}}};
 
 Moe read(const dsa_moe_args& args) {
     const Case about(args.case_json);

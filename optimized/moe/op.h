@@ -4,6 +4,7 @@
 //
 // level 1  grouped products of plain tiles
 // level 2  the same on the tensor cores, the gate's D split over blocks
+// level 3  products warp-specialised, by wgmma, over a table of tiles instead of the worst case's grid
 #pragma once
 
 #include "optimized/moe/feed_forward.h"
@@ -34,6 +35,8 @@ void moe_level_1(const Moe& call);
 std::int64_t moe_level_1_workspace(const Moe& call);
 void moe_level_2(const Moe& call);
 std::int64_t moe_level_2_workspace(const Moe& call);
+void moe_level_3(const Moe& call);
+std::int64_t moe_level_3_workspace(const Moe& call);
 
 // All stages, each at `level` or, where it does not take the call, below.
 void moe_chain(const Moe& call, int level);

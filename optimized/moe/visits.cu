@@ -45,16 +45,44 @@ __global__ void __launch_bounds__(threads)
     }
 }
 
+template <int own>
+struct alignas(own * sizeof(bf16)) Piece {
+    bf16 v[own];
+};
+
+// own: numbers of a thread, which come in one load
+template <int own>
 __global__ void __launch_bounds__(threads)
     moe_combine_visits(const bf16* out, const std::int32_t* visit_of, const float* weights, const bf16* shared_out,
                        bf16* y, std::int64_t D, int active) {
     const std::int64_t t = blockIdx.x;
-    const std::int64_t d = std::int64_t{blockIdx.y} * threads + threadIdx.x;
+    const std::int64_t d = (std::int64_t{blockIdx.y} * threads + threadIdx.x) * own;
     if (d >= D) return;
-    float sum = 0.0F;
-    for (int i = 0; i < active; ++i) sum += weights[t * active + i] * to_float(out[visit_of[t * active + i] * D + d]);
-    if (shared_out != nullptr) sum += to_float(shared_out[t * D + d]);
-    y[t * D + d] = to_bf16(sum);
+    const auto piece_of = [&](const bf16* rows, std::int64_t row) {
+        return *reinterpret_cast<const Piece<own>*>(rows + row * D + d);
+    };
+    float sum[own] = {};
+#pragma unroll 4
+    for (int i = 0; i < active; ++i) {
+        const float weight = weights[t * active + i];
+        const Piece<own> piece = piece_of(out, visit_of[t * active + i]);
+#pragma unroll
+        for (int n = 0; n < own; ++n) sum[n] += weight * to_float(piece.v[n]);
+    }
+    Piece<own> result;
+    const Piece<own> of_all = shared_out != nullptr ? piece_of(shared_out, t) : Piece<own>{};
+#pragma unroll
+    for (int n = 0; n < own; ++n)
+        result.v[n] = to_bf16(shared_out != nullptr ? sum[n] + to_float(of_all.v[n]) : sum[n]);
+    *reinterpret_cast<Piece<own>*>(y + t * D + d) = result;
+}
+
+template <int own>
+void combine(const bf16* out, const std::int32_t* visit_of, const float* weights, const bf16* shared, bf16* y,
+             std::int64_t T, std::int64_t D, int active, Stream stream) {
+    launch("moe_combine_visits", moe_combine_visits<own>,
+           {.blocks = T, .threads = threads, .stream = stream, .blocks_y = blocks_for(D, threads * own)}, out,
+           visit_of, weights, shared, y, D, active);
 }
 
 }  // namespace
@@ -68,9 +96,9 @@ void sort_visits(const std::int32_t* experts, std::int64_t T, int active, std::i
 
 void combine_visits(const bf16* out, const std::int32_t* visit_of, const float* weights, const bf16* shared, bf16* y,
                     std::int64_t T, std::int64_t D, int active, Stream stream) {
-    launch("moe_combine_visits", moe_combine_visits,
-           {.blocks = T, .threads = threads, .stream = stream, .blocks_y = blocks_for(D, threads)}, out, visit_of,
-           weights, shared, y, D, active);
+    const bool whole_pieces = D % 8 == 0 && reinterpret_cast<std::uintptr_t>(y) % 16 == 0;
+    whole_pieces ? combine<8>(out, visit_of, weights, shared, y, T, D, active, stream)
+                 : combine<1>(out, visit_of, weights, shared, y, T, D, active, stream);
 }
 
 }  // namespace dsa

@@ -45,8 +45,7 @@ Scratch lay_out(Arena& arena, const MoeBackward& call, int level) {
     const std::int64_t visits = call.T * call.gate.active;
     Scratch s{};
     s.gate = call.gate;
-    s.gate.workspace_bytes =
-        level == 1 ? moe_gate_level_1_workspace(call.gate) : moe_gate_level_2_workspace(call.gate);
+    s.gate.workspace_bytes = moe_gate_up_to_workspace(call.gate, level);
     s.gate.workspace = arena.take<unsigned char>(s.gate.workspace_bytes);
     s.gate.experts = arena.take<std::int32_t>(visits);
     s.gate.expert_weights = arena.take<float>(visits);
@@ -135,7 +134,7 @@ void moe_backward_chain(const MoeBackward& call, int level) {
     Arena arena(call.workspace);
     const Scratch s = lay_out(arena, call, level);
     const Chain chain(call, level);
-    level == 1 ? moe_gate_level_1(s.gate) : moe_gate_level_2(s.gate);
+    moe_gate_up_to(s.gate, level);
     const auto* scores = static_cast<const float*>(s.gate.workspace);  // [T, E]
     sort_visits(s.gate.experts, call.T, call.gate.active, call.gate.E, s.first_row, s.token_of, s.visit_of,
                 call.stream);

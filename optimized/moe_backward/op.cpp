@@ -9,7 +9,9 @@ namespace {
 const Ladder<MoeBackward> ladder{
     "moe_backward",
     {{"grouped products of plain tiles", moe_backward_level_1, nullptr, moe_backward_level_1_workspace},
-     {"grouped products on the tensor cores", moe_backward_level_2, nullptr, moe_backward_level_2_workspace}}};
+     {"grouped products on the tensor cores", moe_backward_level_2, nullptr, moe_backward_level_2_workspace},
+     {"warp-specialised products of rows over a table of tiles", moe_backward_level_3, nullptr,
+      moe_backward_level_3_workspace}}};
 
 MoeBackward read(const dsa_moe_backward_args& args) {
     const Case about(args.case_json);

@@ -3,6 +3,7 @@
 //
 // level 1  grouped products of plain tiles
 // level 2  the same on the tensor cores, the gate's D split over blocks
+// level 3  the products of rows warp-specialised, over a table of tiles
 #pragma once
 
 #include "optimized/moe_gate/op.h"
@@ -41,5 +42,7 @@ void moe_backward_level_1(const MoeBackward& call);
 std::int64_t moe_backward_level_1_workspace(const MoeBackward& call);
 void moe_backward_level_2(const MoeBackward& call);
 std::int64_t moe_backward_level_2_workspace(const MoeBackward& call);
+void moe_backward_level_3(const MoeBackward& call);
+std::int64_t moe_backward_level_3_workspace(const MoeBackward& call);
 
 }  // namespace dsa

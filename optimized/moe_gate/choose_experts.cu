@@ -12,10 +12,11 @@ namespace {
 
 constexpr double lowest = -INFINITY;
 
+template <int most>  // experts: few leave room for many blocks on a multiprocessor
 struct Shared {
-    float scores[most_experts];
-    double biased[most_experts];
-    double groups[most_experts];
+    float scores[most];
+    double biased[most];
+    double groups[most];
 };
 
 struct Smallest {
@@ -44,8 +45,9 @@ __device__ int take_largest(double* keys, int n) {
     return place;
 }
 
+template <int most>
 __global__ void __launch_bounds__(warp_size) moe_gate_choice(MoeGate call, float* sums, int splits) {
-    Shared& memory = shared<Shared>();
+    auto& memory = shared<Shared<most>>();
     const std::int64_t t = blockIdx.x;
     const auto E = static_cast<int>(call.E);
     const int group_size = E / call.groups;
@@ -88,12 +90,18 @@ __global__ void __launch_bounds__(warp_size) moe_gate_choice(MoeGate call, float
     }
 }
 
+template <int most>
+void run(const MoeGate& call, float* sums, int splits) {
+    launch("moe_gate_choice", moe_gate_choice<most>,
+           {.blocks = call.T, .threads = warp_size, .shared_bytes = sizeof(Shared<most>), .stream = call.stream},
+           call, sums, splits);
+}
+
 }  // namespace
 
 void choose_experts(const MoeGate& call, float* sums, int splits) {
-    launch("moe_gate_choice", moe_gate_choice,
-           {.blocks = call.T, .threads = warp_size, .shared_bytes = sizeof(Shared), .stream = call.stream}, call,
-           sums, splits);
+    constexpr int few = 256;
+    call.E <= few ? run<few>(call, sums, splits) : run<most_experts>(call, sums, splits);
 }
 
 }  // namespace dsa

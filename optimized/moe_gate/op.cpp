@@ -1,6 +1,7 @@
 #include "optimized/moe_gate/op.h"
 
 #include "optimized/moe_gate/read.h"
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -9,7 +10,16 @@ namespace {
 const Ladder<MoeGate> ladder{
     "moe_gate",
     {{"a thread an expert", moe_gate_level_1, nullptr, moe_gate_level_1_workspace},
-     {"8 tokens at once, D split over blocks", moe_gate_level_2, nullptr, moe_gate_level_2_workspace}}};
+     {"8 tokens at once, D split over blocks", moe_gate_level_2, nullptr, moe_gate_level_2_workspace},
+     {"a float32 number as three bf16 numbers on the tensor cores", moe_gate_level_3, moe_gate_level_3_declines,
+      moe_gate_level_3_workspace}}};
+
+// Few tokens are a matter of reading W_g, and level 3 reads it, writes its parts and reads those.
+int fastest_level(const MoeGate& call, int most) {
+    constexpr std::int64_t enough_tokens = 128;
+    if (most >= 3 && call.T >= enough_tokens && moe_gate_level_3_declines(call).empty()) return 3;
+    return most < 2 ? most : 2;
+}
 
 MoeGate read(const dsa_moe_gate_args& args) {
     const Case about(args.case_json);
@@ -40,10 +50,23 @@ void require_gate(const MoeGate& call) {
 }
 
 void moe_gate(const MoeGate& call) {
+    const AtLevel level(chosen_level() == 0 ? fastest_level(call, 3) : chosen_level());
     require_workspace(call.workspace, call.workspace_bytes, ladder.workspace(call));
     ladder.run(call);
 }
-std::int64_t moe_gate_workspace(const MoeGate& call) { return ladder.workspace(call); }
+std::int64_t moe_gate_workspace(const MoeGate& call) {
+    const AtLevel level(chosen_level() == 0 ? fastest_level(call, 3) : chosen_level());
+    return ladder.workspace(call);
+}
+
+void moe_gate_up_to(const MoeGate& call, int most) {
+    const AtLevel level(fastest_level(call, most));
+    moe_gate(call);
+}
+std::int64_t moe_gate_up_to_workspace(const MoeGate& call, int most) {
+    const AtLevel level(fastest_level(call, most));
+    return moe_gate_workspace(call);
+}
 
 }  // namespace dsa
 

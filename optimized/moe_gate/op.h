@@ -4,6 +4,7 @@
 //
 // level 1  a thread an expert walks down its column of W_g, for one token
 // level 2  a number of W_g serves 8 tokens, and D is split over blocks, whose parts are added in their order
+// level 3  a float32 number as three bf16 numbers, whose products the tensor cores add
 #pragma once
 
 #include "optimized/support/call.h"
@@ -36,6 +37,13 @@ void moe_gate_level_1(const MoeGate& call);
 std::int64_t moe_gate_level_1_workspace(const MoeGate& call);
 void moe_gate_level_2(const MoeGate& call);
 std::int64_t moe_gate_level_2_workspace(const MoeGate& call);
+void moe_gate_level_3(const MoeGate& call);
+std::int64_t moe_gate_level_3_workspace(const MoeGate& call);
+std::string moe_gate_level_3_declines(const MoeGate& call);
+
+// For layers that choose the level of their parts: the fastest one for such sizes that is at most `level`.
+void moe_gate_up_to(const MoeGate& call, int level);
+std::int64_t moe_gate_up_to_workspace(const MoeGate& call, int level);
 
 constexpr std::int64_t most_experts = 2048;  // whose scores lie in shared memory during the choice
 

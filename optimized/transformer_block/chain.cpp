@@ -23,6 +23,9 @@ struct Scratch {
     std::int64_t of_parts_bytes;
 };
 
+// Of the net's parts: theirs has one more than this ladder.
+int net_level(int level) { return level == 1 ? 1 : 3; }
+
 Scratch lay_out(Arena& arena, const TransformerBlock& call, int level) {
     const std::int64_t count = call.T * call.D;
     Scratch s{};
@@ -33,7 +36,7 @@ Scratch lay_out(Arena& arena, const TransformerBlock& call, int level) {
     s.ffn_y = arena.take<bf16>(count);
     s.of_parts_bytes = dsa_attention_chain_workspace(call.attention, level);
     if (call.is_mixture) {
-        s.of_parts_bytes = std::max(s.of_parts_bytes, moe_chain_workspace(call.moe, level));
+        s.of_parts_bytes = std::max(s.of_parts_bytes, moe_chain_workspace(call.moe, net_level(level)));
     } else {
         s.dense = lay_out_feed_forward(arena, call.dense);
         s.dense_x = lay_out_rows(arena, s.ffn_input, call.T, call.D, call.dense.quantises_x());
@@ -63,10 +66,10 @@ void run_net(const TransformerBlock& call, const Scratch& s, int level) {
         moe.y = s.ffn_y;
         moe.workspace = s.of_parts;
         moe.workspace_bytes = s.of_parts_bytes;
-        moe_chain(moe, level);
+        moe_chain(moe, net_level(level));
     } else {
         if (call.dense.quantises_x()) quantise_rows(s.dense_x, call.dense.ue8m0, level, call.stream);
-        feed_forward(call.dense, s.dense_x, s.dense, s.ffn_y, level);
+        feed_forward(call.dense, s.dense_x, s.dense, s.ffn_y, net_level(level));
     }
 }
 
