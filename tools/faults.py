@@ -207,13 +207,14 @@ def main() -> int:
             if args.seconds and time.monotonic() - begin > args.seconds:
                 break
             sources = [s for s in compiled_by(fault.path) if users(s, programs)]
-            # The folder's own kernels first: one file is compiled, of those that include a header.
-            sources.sort(key=lambda s: s.parent != fault.path.parent)
-            library = workshop.library(fault, sources[:1]) if sources else None
+            # Of those that include a header: the folder's own kernels, or the first of the others.
+            sources = [s for s in sources if s.parent == fault.path.parent] or sources[:1]
+            library = workshop.library(fault, sources) if sources else None
             if library is None:
                 print(f"not compiled     {fault}", flush=True)
                 continue
-            found = verdict(library, users(sources[0], programs)[:2])
+            runs = users(sources[0], programs)[:2] if len(sources) == 1 else [run for s in sources for run in users(s, programs)]
+            found = verdict(library, list(dict.fromkeys(runs)))
             result = how(found)
             row = counts.setdefault(fault.kind, {})
             row[result] = row.get(result, 0) + 1
