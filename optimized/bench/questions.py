@@ -181,10 +181,14 @@ def _attention() -> list[Question]:
     batches = ((1, 1, 1), (2, 2, 1), (64, 1, 1), (64, 2, 3), (128, 1, 3), (128, 2, 3))
     found += [Question("sparse_decode", f"B {B}, s_q {s_q}, H 128, k 2048", lambda B=B, s_q=s_q: decode(B, s_q, 8192), 0, B * s_q * a_query,
                        "bf16", {"R_kv": R_KV}, least) for B, s_q, least in batches]  # fmt: skip
+    for T, S, least in ((128, 8192, 1), (4096, 8192, 3), (4096, 131072, 3), (1, 131072, 3)):
+        found.append(Question("dense_attention", f"MQA, T {T}, S {S}, H 128", lambda T=T, S=S: {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, 0,
+                              2.0 * H * pairs(T, S) * (576 + 512), "bf16", {"mode": "mqa", "causal": True, "d_v": 512}, least))  # fmt: skip
+    T, S = 4096, 8192
+    found.append(Question("dense_attention", f"MHA, T {T}, S {S}, H 128", lambda: {"q": bf16(4096, H, 192), "k": bf16(8192, H, 192), "v": bf16(8192, H, 128)}, 0,
+                          2.0 * H * pairs(T, S) * (192 + 128), "bf16", {"mode": "mha", "causal": True}, 4))  # fmt: skip
     T, S = 128, 8192
     return found + [
-        Question("dense_attention", "MQA, T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, 0,
-                 2.0 * H * pairs(T, S) * (576 + 512), "bf16", {"mode": "mqa", "causal": True, "d_v": 512}),
         Question("attention_target", "T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576, std=0.3), "kv": bf16(S, 576, std=0.3)}, 0,
                  2.0 * H * pairs(T, S) * 576, "bf16"),
         Question("sparse_attention_backward", "T 128, S 8192, H 128, k 2048", lambda: backward_inputs(T, S), 0,
