@@ -4,7 +4,7 @@
 //     s^T = k q^T        [32 tokens, heads]     over 576 columns
 //     o^T += v^T p^T     [512 columns, heads]   over 32 tokens
 //
-// Eight warps compute, a ninth brings rows (row_ring.cuh). A tile:
+// Eight warps compute, four bring rows (row_ring.cuh). A tile:
 //
 //     warp w    s^T of tokens 16 (w % 2) ..., over 16 columns of each 64, the (w / 2)-th; its part of q is in
 //     registers barrier   softmax: a token a lane, heads w, w + 8, ... barrier   o^T's columns 64 w ... 64 w + 63,
@@ -19,7 +19,10 @@
 namespace dsa::few_heads {
 
 constexpr int workers = 8, worker_threads = workers * warp_size;
-constexpr int threads = worker_threads + warp_size;
+constexpr int carriers = 4;  // warps that bring rows
+constexpr int threads = worker_threads + carriers * warp_size;
+// 168 registers a thread of all warps, shared out again: 32 heads need more.
+constexpr int worker_registers = 232, carrier_registers = 40;
 constexpr int workers_barrier = 1;
 constexpr int tokens = 32;
 constexpr int latent = 512, rotated = 64, width = latent + rotated;
@@ -90,24 +93,35 @@ struct RunningSoftmax {
     __device__ void step(Exchange<heads>& exchange, std::uint32_t counts, float to_log2) {
         const int lane = lane_id();
         const bool mine_counts = (counts >> lane & 1) != 0;
+        float s[each], factor[each];
+        bool rises = false;
+#pragma unroll
+        for (int i = 0; i < each; ++i) {
+            const auto part = [&](int of) { return exchange.scores[of][warp_id() + workers * i][lane]; };
+            s[i] = ((part(0) + part(1)) + (part(2) + part(3))) * to_log2;
+            if (!mine_counts) s[i] = minus_infinity();
+            largest[i] = fmaxf(largest[i], s[i]);
+            rises = rises || s[i] > reference[i] + let_grow;
+            factor[i] = 1.0F;
+        }
+        if (__any_sync(all_lanes, rises)) raise(s, factor);
 #pragma unroll
         for (int i = 0; i < each; ++i) {
             const int head = warp_id() + workers * i;
-            const auto part = [&](int of) { return exchange.scores[of][head][lane]; };
-            float s = ((part(0) + part(1)) + (part(2) + part(3))) * to_log2;
-            if (!mine_counts) s = minus_infinity();
-            largest[i] = fmaxf(largest[i], s);
-            float factor = 1.0F;
-            if (__any_sync(all_lanes, s > reference[i] + let_grow)) {
-                const float above = over_warp(fmaxf(s, minus_infinity()), Largest());  // NaN is no maximum
-                factor = exp2_of(reference[i] - above);
-                reference[i] = above;
-                sum[i] *= factor;
-            }
-            const float p = exp2_of(s - (reference[i] == minus_infinity() ? 0.0F : reference[i]));
+            const float p = exp2_of(s[i] - (reference[i] == minus_infinity() ? 0.0F : reference[i]));
             sum[i] += p;
             reinterpret_cast<bf16*>(exchange.p + head * Exchange<heads>::p_pitch)[lane] = to_bf16(p);
-            if (lane == 0) exchange.factor[head] = factor;
+            if (lane == 0) exchange.factor[head] = factor[i];
+        }
+    }
+    __device__ void raise(const float (&s)[each], float (&factor)[each]) {
+#pragma unroll
+        for (int i = 0; i < each; ++i) {
+            const float above = over_warp(fmaxf(s[i], minus_infinity()), Largest());  // NaN is no maximum
+            if (!(above > reference[i] + let_grow)) continue;
+            factor[i] = exp2_of(reference[i] - above);
+            reference[i] = above;
+            sum[i] *= factor[i];
         }
     }
     // tell(head, reference, largest, sum), natural logits, by one lane a head. Where all logits are NaN there is no

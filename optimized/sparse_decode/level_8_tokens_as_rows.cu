@@ -1,12 +1,13 @@
 // Level 8. At most 32 heads, and no rows computed for heads that are not there: tokens are the rows of the products,
-// heads their columns (attention/few_heads.cuh). What bounds it is the tokens' bytes: a warp keeps five tiles of 32
-// under way by bulk copies, as they are in the cache. Who scores a tile reads its codes where they land and makes of
-// them, in registers, just the fragments that k q^T wants: lane 4 g + p has token g, and which columns are its own is
-// free as long as q agrees. On the way the fragments are stored once, for v^T p^T.
+// heads their columns (attention/few_heads.cuh). What bounds it is the tokens' bytes: four warps keep five tiles of
+// 32 under way by bulk copies, as they are in the cache. Who scores a tile reads its codes where they land and makes
+// of them, in registers, just the fragments that k q^T wants: lane 4 g + p has token g, and which columns are its own
+// is free as long as q agrees. On the way the fragments are stored once, for v^T p^T.
 #include "optimized/attention/distinct.cuh"
 #include "optimized/attention/few_heads.cuh"
 #include "optimized/attention/row_ring.cuh"
 #include "optimized/hopper/dependent.h"
+#include "optimized/hopper/registers.h"
 #include "optimized/sparse_decode/dequantise.cuh"
 #include "optimized/sparse_decode/parts.cuh"
 #include "optimized/support/ladder.h"
@@ -22,7 +23,7 @@ constexpr int scaled = 128;  // columns that share a scale: a quarter of the lat
 constexpr int scales_at = latent, rotated_at = latent + 4 * quarters;
 constexpr int token_bytes = rotated_at + 2 * rotated;
 constexpr int stages = 5;
-using Ring = RowRing<stages, token_bytes, token_bytes + 48>;  // 8 lanes, 2 tokens: all banks
+using Ring = RowRing<stages, token_bytes, token_bytes + 48, carriers>;  // 8 lanes, 2 tokens: all banks
 constexpr int value_pitch = 2 * latent + 16;
 
 template <int heads>
@@ -40,11 +41,11 @@ struct Part {
     __device__ int tiles() const { return max(1, (slots + tokens - 1) / tokens); }
 };
 
-// The ninth warp, a slot a lane.
+// One of the four warps, a slot a lane.
 __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t* own, const Part& part,
-                      std::int64_t cache_slots) {
+                      std::int64_t cache_slots, int carrier) {
     const auto index = [&](int tile) {
-        const int slot = tile * tokens + lane_id();
+        const int slot = tile * tokens + carrier * Ring::rows_each + lane_id() % Ring::rows_each;
         return slot < part.slots ? own[slot] : -1;
     };
     RingTurn<stages> turn;
@@ -52,7 +53,7 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
     for (int tile = 0; tile < part.tiles(); ++tile) {
         const std::int32_t now = next;
         next = index(tile + 1);
-        bring_rows<false>(ring, turn, pages, cache_slots, now);
+        bulk_rows(ring, turn, carrier, pages, cache_slots, now);
     }
 }
 
@@ -69,6 +70,7 @@ struct CachedTiles {
     Words codes[chunks][2];      // [chunk, token]
     std::uint32_t turned[2][2];  // rotated columns: [token, pair]
     float scale[2];
+    bool by_bits = true;        // or one by one: a NaN, or a scale of another kind
     std::uint32_t pairs[4][4];  // a chunk as A: [step, register]
 
     __device__ explicit CachedTiles(Memory<heads>& of) : memory(of) {}
@@ -99,7 +101,7 @@ struct CachedTiles {
     // All of a token that this lane wants comes to registers; then its place is free again.
     __device__ void begin() {
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
-        const std::uint32_t present = memory.ring.present[turn.at];
+        const std::uint32_t present = *reinterpret_cast<const std::uint32_t*>(memory.ring.present[turn.at]);
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
             const int row = 16 * token_group() + group() + 8 * o;
@@ -121,16 +123,20 @@ struct CachedTiles {
         __syncwarp();
         if (lane_id() == 0) mbarrier_arrive(memory.ring.empty[turn.at]);
         turn.next();
+        std::uint32_t trouble = scale_for_pairs(scale[0]) == 0 || scale_for_pairs(scale[1]) == 0 ? nan_bits : 0;
+#pragma unroll
+        for (int i = 0; i < 2 * chunks; ++i) trouble |= nan_codes(codes[i / 2][i % 2]);
+        by_bits = !__any_sync(all_lanes, (trouble & nan_bits) != 0);
     }
     __device__ void convert(int c) {
         unsigned char* to = memory.values[made] + (16 * token_group() + group()) * value_pitch +
                             2 * (scaled * quarter() + 64 * c + 16 * place());
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            const std::uint32_t by = scale_for_pairs(scale[o]);
             Words numbers[2];
-            dequantise(codes[c][o], by, numbers);
-            if (by == 0 || (nan_codes(codes[c][o]) & nan_bits) != 0)
+            if (by_bits)
+                dequantise(codes[c][o], scale_for_pairs(scale[o]), numbers);
+            else
                 dequantise_one_by_one(codes[c][o], scale[o], numbers);
 #pragma unroll
             for (int i = 0; i < 2; ++i) *reinterpret_cast<Words*>(to + o * 8 * value_pitch + i * 16) = numbers[i];
@@ -165,9 +171,14 @@ __global__ void __launch_bounds__(threads, 1)
     const Part part{static_cast<std::int64_t>(blockIdx.x), first_slot, min(k - first_slot, plan.tiles_each * tokens)};
     const std::int32_t* row = indices + part.query * k;
     const std::int64_t first = part.query * H;
-    if (threadIdx.x == 0) memory.ring.init(workers);
+    if (threadIdx.x == 0) memory.ring.init(workers, true);
     __syncthreads();
-    if (warp_id() == workers) return bring(memory.ring, pages, row + first_slot, part, cache_slots);
+    if (warp_id() >= workers) {
+        give_back_registers<carrier_registers>();
+        bring(memory.ring, pages, row + first_slot, part, cache_slots, warp_id() - workers);
+        return;
+    }
+    take_registers<worker_registers>();
     CachedTiles<heads> tiles(memory);
     tiles.load_query(q + first * width, H);
     memory.selection.find(row, first_slot + part.slots, cache_slots, static_cast<int>(threadIdx.x), workers_barrier);

@@ -5,6 +5,7 @@
 #include "optimized/attention/distinct.cuh"
 #include "optimized/attention/few_heads.cuh"
 #include "optimized/attention/row_ring.cuh"
+#include "optimized/hopper/registers.h"
 #include "optimized/sparse_prefill/work.cuh"
 #include "optimized/support/ladder.h"
 
@@ -15,7 +16,7 @@ using namespace few_heads;
 
 constexpr int row_bytes = width * 2;
 constexpr int stages = 5;
-using Ring = RowRing<stages, row_bytes, row_bytes + 16>;
+using Ring = RowRing<stages, row_bytes, row_bytes + 16, carriers>;
 
 template <int heads>
 struct Memory {
@@ -34,21 +35,21 @@ struct Queries {
     __device__ int tiles() const { return max(1, (k + tokens - 1) / tokens); }
 };
 
-// The ninth warp, a slot a lane.
-__device__ void bring(Ring& ring, const Queries& queries) {
+// One of the four warps.
+__device__ void bring(Ring& ring, const Queries& queries, int carrier) {
     const int tiles = queries.tiles();
     RingTurn<stages> turn;
     for (int t = static_cast<int>(blockIdx.x); t < queries.T; t += static_cast<int>(gridDim.x)) {
         const std::int32_t* row = queries.indices + std::int64_t{t} * queries.k;
-        const auto index = [&](int tile) {
-            const int slot = tile * tokens + lane_id();
+        const auto index = [&](int tile, int i) {
+            const int slot = tile * tokens + carrier * Ring::rows_each + 4 * i + lane_id() / 8;
             return slot < queries.k ? row[slot] : -1;
         };
-        std::int32_t next = index(0);
+        std::int32_t next[2] = {index(0, 0), index(0, 1)};
         for (int tile = 0; tile < tiles; ++tile) {
-            const std::int32_t now = next;
-            next = index(tile + 1);
-            bring_rows<true>(ring, turn, queries.kv, queries.S, now);
+            const std::int32_t now[2] = {next[0], next[1]};
+            next[0] = index(tile + 1, 0), next[1] = index(tile + 1, 1);
+            cp_async_rows(ring, turn, carrier, queries.kv, queries.S, now);
         }
     }
 }
@@ -100,9 +101,14 @@ __global__ void __launch_bounds__(threads, 1) attend_queries(Queries queries) {
     auto& memory = shared<Memory<heads>>();
     Exchange<heads>& exchange = memory.exchange;
     const AttentionResult& result = queries.result;
-    if (threadIdx.x == 0) memory.ring.init(workers);
+    if (threadIdx.x == 0) memory.ring.init(workers, false);
     __syncthreads();
-    if (warp_id() == workers) return bring(memory.ring, queries);
+    if (warp_id() >= workers) {
+        give_back_registers<carrier_registers>();
+        bring(memory.ring, queries, warp_id() - workers);
+        return;
+    }
+    take_registers<worker_registers>();
     RowTiles<heads> tiles(memory.ring);
     const auto thread = static_cast<int>(threadIdx.x);
     for (int t = static_cast<int>(blockIdx.x); t < queries.T; t += static_cast<int>(gridDim.x)) {
