@@ -19,14 +19,14 @@ struct DistinctSlots {
     struct alignas(16) Four {
         std::int32_t at[4];
     };
-    Four table[places / 4];
+    using Table = Four[places / 4];
     std::uint32_t counts[most / 32];  // a bit a slot
     int rounds;
 
     // `threads` threads that meet at the named barrier. row: a query's indices. Slots before `end`, at most `most`,
     // are told of; `rows`: how many an index may point to. The bits are there when all have come to the barrier
     // again.
-    __device__ void find(const std::int32_t* row, int end, std::int64_t rows, int thread, int barrier) {
+    __device__ void find(Table& table, const std::int32_t* row, int end, std::int64_t rows, int thread, int barrier) {
         std::int32_t mine[each];
         std::uint32_t open = 0, first = 0;  // a bit a slot of this thread
 #pragma unroll

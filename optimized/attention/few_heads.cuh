@@ -4,11 +4,13 @@
 //     s^T = k q^T        [32 tokens, heads]     over 576 columns
 //     o^T += v^T p^T     [512 columns, heads]   over 32 tokens
 //
-// Eight warps compute, four bring rows (row_ring.cuh). A tile:
+// Eight warps compute, four bring rows (row_ring.cuh). Between two barriers each of the eight has three things to do
+// that do not wait for each other, so that one's latencies are another's time:
 //
-//     warp w    s^T of tokens 16 (w % 2) ..., over 16 columns of each 64, the (w / 2)-th; its part of q is in
-//     registers barrier   softmax: a token a lane, heads w, w + 8, ... barrier   o^T's columns 64 w ... 64 w + 63,
-//     step by step with s^T of the next tile
+//     s^T of tile i + 1      warp w: tokens 16 (w % 2) ..., over 16 columns of each 64, the (w / 2)-th; its part of q
+//                            stays in registers
+//     the softmax of tile i  a token a lane, heads w, w + 8, ...
+//     o^T of tile i - 1      columns 64 w ... 64 w + 63
 #pragma once
 
 #include "optimized/attention/softmax.cuh"
@@ -33,14 +35,20 @@ constexpr int weighing_steps = columns / 16 * (tokens / 16);
 constexpr int most_slots = 2048;
 constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
 
-// What the workers tell each other.
+// What the workers tell each other: of two tiles, in turn.
 template <int heads>
 struct alignas(16) Exchange {
-    static constexpr int apart = tokens + 4, p_pitch = 2 * tokens + 16;  // lanes of an access meet no bank twice
-    float scores[quarters][heads][apart];                                // sums over a quarter of the columns
-    alignas(16) unsigned char p[heads * p_pitch];                        // [heads, tokens] bf16
-    float factor[heads];                                                 // by which older sums are multiplied
-    float one_over[heads];                                               // at the end
+    static constexpr int p_pitch = 2 * tokens + 16;  // lanes of an access meet no bank twice
+    struct OfTile {
+        float scores[quarters][heads][tokens];         // sums over a quarter of the columns; see place_of
+        alignas(16) unsigned char p[heads * p_pitch];  // [heads, tokens] bf16
+        float factor[heads];                           // by which older sums are multiplied
+    };
+    OfTile of[2];
+    float one_over[heads];  // at the end
+
+    // Where a score of a head lies: lanes with four tokens of pairs of heads each meet no bank twice.
+    __device__ static int place_of(int head, int token) { return token ^ (head / 2 % 4 * 8); }
 };
 
 __device__ inline void workers_meet() { barrier_sync(workers_barrier, worker_threads); }
@@ -65,13 +73,15 @@ struct Scores {
 #pragma unroll
         for (int n = 0; n < heads / 8; ++n) mma<bf16>(at[n], keys, q[n]);
     }
-    __device__ void tell(Exchange<heads>& exchange) const {
+    __device__ void tell(typename Exchange<heads>::OfTile& exchange) const {
         const int token = 16 * token_group() + group();
 #pragma unroll
         for (int n = 0; n < heads / 8; ++n)
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                exchange.scores[quarter()][8 * n + 2 * place() + i % 2][token + i / 2 * 8] = at[n][i];
+            for (int i = 0; i < 4; ++i) {
+                const int head = 8 * n + 2 * place() + i % 2;
+                exchange.scores[quarter()][head][Exchange<heads>::place_of(head, token + i / 2 * 8)] = at[n][i];
+            }
     }
 };
 
@@ -82,6 +92,7 @@ struct RunningSoftmax {
     static constexpr int each = heads / workers;
     static constexpr float let_grow = 8.0F;
     float reference[each], largest[each], sum[each];
+    float s[each], factor[each];  // of this tile
 
     __device__ RunningSoftmax() {
 #pragma unroll
@@ -90,31 +101,40 @@ struct RunningSoftmax {
             sum[i] = 0.0F;
         }
     }
-    __device__ void step(Exchange<heads>& exchange, std::uint32_t counts, float to_log2) {
+    // A tile's step, in three parts: its logits, whether they rise too far, its p.
+    using OfTile = typename Exchange<heads>::OfTile;
+    __device__ void read(const OfTile& exchange, std::uint32_t counts, float to_log2) {
         const int lane = lane_id();
         const bool mine_counts = (counts >> lane & 1) != 0;
-        float s[each], factor[each];
-        bool rises = false;
 #pragma unroll
         for (int i = 0; i < each; ++i) {
-            const auto part = [&](int of) { return exchange.scores[of][warp_id() + workers * i][lane]; };
+            const int head = warp_id() + workers * i, token = Exchange<heads>::place_of(head, lane);
+            const auto part = [&](int of) { return exchange.scores[of][head][token]; };
             s[i] = ((part(0) + part(1)) + (part(2) + part(3))) * to_log2;
             if (!mine_counts) s[i] = minus_infinity();
             largest[i] = fmaxf(largest[i], s[i]);
+        }
+    }
+    __device__ void follow() {
+        bool rises = false;
+#pragma unroll
+        for (int i = 0; i < each; ++i) {
             rises = rises || s[i] > reference[i] + let_grow;
             factor[i] = 1.0F;
         }
-        if (__any_sync(all_lanes, rises)) raise(s, factor);
+        if (__any_sync(all_lanes, rises)) raise();
+    }
+    __device__ void write(OfTile& exchange) {
 #pragma unroll
         for (int i = 0; i < each; ++i) {
             const int head = warp_id() + workers * i;
             const float p = exp2_of(s[i] - (reference[i] == minus_infinity() ? 0.0F : reference[i]));
             sum[i] += p;
-            reinterpret_cast<bf16*>(exchange.p + head * Exchange<heads>::p_pitch)[lane] = to_bf16(p);
-            if (lane == 0) exchange.factor[head] = factor[i];
+            reinterpret_cast<bf16*>(exchange.p + head * Exchange<heads>::p_pitch)[lane_id()] = to_bf16(p);
+            if (lane_id() == 0) exchange.factor[head] = factor[i];
         }
     }
-    __device__ void raise(const float (&s)[each], float (&factor)[each]) {
+    __device__ void raise() {
 #pragma unroll
         for (int i = 0; i < each; ++i) {
             const float above = over_warp(fmaxf(s[i], minus_infinity()), Largest());  // NaN is no maximum
@@ -149,7 +169,7 @@ struct Outputs {
             for (float(&four)[4] : tile) four[0] = four[1] = four[2] = four[3] = 0.0F;
     }
     // by[head] of this lane's heads, 8 n + 2 p and the next, is even(n), odd(n).
-    __device__ void rescale(const Exchange<heads>& exchange) {
+    __device__ void rescale(const typename Exchange<heads>::OfTile& exchange) {
         float factor[heads / 8][2];
         bool rises = false;
 #pragma unroll
@@ -173,7 +193,7 @@ struct Outputs {
 template <int heads>
 struct Weights {
     std::uint32_t at[heads / 8][2];
-    __device__ void load(const Exchange<heads>& exchange, int part) {
+    __device__ void load(const typename Exchange<heads>::OfTile& exchange, int part) {
         const int lane = lane_id();
         const unsigned char* row = exchange.p + lane % 8 * Exchange<heads>::p_pitch + part * 32 + lane / 8 % 2 * 16;
         if constexpr (heads == 8) {
@@ -197,7 +217,7 @@ __device__ int value_offset() {
 }
 // One of weighing_steps: 16 tokens, 16 columns.
 template <int heads, int pitch>
-__device__ void weigh(Outputs<heads>& out, Weights<heads>& p, const Exchange<heads>& exchange,
+__device__ void weigh(Outputs<heads>& out, Weights<heads>& p, const typename Exchange<heads>::OfTile& exchange,
                       const unsigned char* values, int step) {
     constexpr int tiles = columns / 16;
     if (step % tiles == 0) p.load(exchange, step / tiles);
@@ -207,51 +227,70 @@ __device__ void weigh(Outputs<heads>& out, Weights<heads>& p, const Exchange<hea
     for (int n = 0; n < heads / 8; ++n) mma<bf16>(out.at[step % tiles][n], a, p.at[n]);
 }
 
-// All tiles of a selection, at least one. counts: a bit a token. Tiles says where k and v are:
+// The walk over a selection. counts: a bit a token. Tiles says where k and v are:
 //   begin()                    of the next tile's scores: its rows are there
 //   score(scores, step)        one step of them
 //   scored()                   after the last
 //   values()                   of the tile that is weighed; rows Tiles::pitch apart
 //   weighed()                  after that
 template <int heads, class Tiles>
-__device__ void attend(Exchange<heads>& exchange, Tiles& tiles, int count, const std::uint32_t* counts, float to_log2,
-                       RunningSoftmax<heads>& softmax, Outputs<heads>& out) {
-    constexpr int pitch = Tiles::pitch;
-    Scores<heads> scores;
-    Weights<heads> p;
+struct Walk {
+    static constexpr int pitch = Tiles::pitch;
+    static_assert(weighing_steps + 1 == steps, "they go in pairs");
+    Exchange<heads>& exchange;
+    Tiles& tiles;
+    const std::uint32_t* counts;
+    const float to_log2;
+    RunningSoftmax<heads>& softmax;
+    Outputs<heads>& out;
     const int offset = value_offset<pitch>();
-    out.clear();
-    scores.clear();
-    tiles.begin();
-#pragma unroll
-    for (int step = 0; step < steps; ++step) tiles.score(scores, step);
-    tiles.scored();
-    scores.tell(exchange);
-    for (int tile = 0;; ++tile) {
-        workers_meet();
-        softmax.step(exchange, counts[tile], to_log2);
-        workers_meet();
-        out.rescale(exchange);
-        const unsigned char* values = tiles.values() + offset;
-        if (tile + 1 == count) {
-#pragma unroll
-            for (int step = 0; step < weighing_steps; ++step) weigh<heads, pitch>(out, p, exchange, values, step);
-            tiles.weighed();
-            return;
+
+    // All tiles, at least one.
+    __device__ void run(int count) {
+        out.clear();
+        turn<true, false, false>(-1);
+        if (count > 1) {
+            turn<true, true, false>(0);
+#pragma unroll 1
+            for (int tile = 1; tile + 1 < count; ++tile) turn<true, true, true>(tile);
+            turn<false, true, true>(count - 1);
+        } else {
+            turn<false, true, false>(0);
         }
-        tiles.begin();
-        scores.clear();
-#pragma unroll
-        for (int step = 0; step < steps; ++step) {
-            tiles.score(scores, step);
-            if (step > 0) weigh<heads, pitch>(out, p, exchange, values, step - 1);
-        }
-        static_assert(weighing_steps + 1 == steps, "they go in pairs");
-        tiles.scored();
-        tiles.weighed();
-        scores.tell(exchange);
+        turn<false, false, true>(count);
     }
-}
+
+    // What lies between two barriers: the softmax of `tile`, scores of the next, sums of the one before.
+    template <bool scores_next, bool softens, bool weighs>
+    __device__ void turn(int tile) {
+        auto& now = exchange.of[tile & 1];
+        auto& other = exchange.of[(tile & 1) ^ 1];
+        Scores<heads> scores;
+        Weights<heads> p;
+        const unsigned char* values = weighs ? tiles.values() + offset : nullptr;
+        if (scores_next) {
+            tiles.begin();
+            scores.clear();
+        }
+        if (softens) softmax.read(now, counts[tile], to_log2);
+        const auto go = [&](int from, int to) {
+#pragma unroll
+            for (int step = from; step < to; ++step) {
+                if (scores_next) tiles.score(scores, step);
+                if (weighs && step > 0) weigh<heads, pitch>(out, p, other, values, step - 1);
+            }
+        };
+        if (weighs) out.rescale(other);
+        go(0, steps / 2);
+        if (softens) softmax.follow();
+        go(steps / 2, steps);
+        if (softens) softmax.write(now);
+        if (scores_next) tiles.scored();
+        if (weighs) tiles.weighed();
+        if (scores_next) scores.tell(other);
+        workers_meet();
+    }
+};
 
 struct alignas(16) Piece {
     std::uint32_t at[4];
@@ -262,9 +301,9 @@ struct alignas(16) Piece {
 template <int heads, class As>
 __device__ void store_rows(Exchange<heads>& exchange, const Outputs<heads>& out, int count, bf16* to, As as) {
     constexpr int half = columns / 2, bytes = heads * half * 2;
-    static_assert(workers * bytes <= static_cast<int>(sizeof exchange.scores), "each warp has its part");
+    static_assert(workers * bytes <= static_cast<int>(sizeof exchange.of[0].scores), "each warp has its part");
     const int lane = lane_id();
-    unsigned char* staged = reinterpret_cast<unsigned char*>(exchange.scores) + warp_id() * bytes;
+    unsigned char* staged = reinterpret_cast<unsigned char*>(exchange.of[0].scores) + warp_id() * bytes;
     float by[heads / 8][2];
 #pragma unroll
     for (int n = 0; n < heads / 8; ++n)

@@ -22,16 +22,22 @@ using cached_tiles::Plan;
 constexpr int scaled = 128;  // columns that share a scale: a quarter of the latent, one warp's
 constexpr int scales_at = latent, rotated_at = latent + 4 * quarters;
 constexpr int token_bytes = rotated_at + 2 * rotated;
-constexpr int stages = 5;
+constexpr int stages = 4;
+constexpr int value_tiles = 3;  // one is made while another is weighed and a third waits for its softmax
 using Ring = RowRing<stages, token_bytes, token_bytes + 48, carriers>;  // 8 lanes, 2 tokens: all banks
 constexpr int value_pitch = 2 * latent + 16;
+
+using Selection = DistinctSlots<worker_threads, most_slots>;
 
 template <int heads>
 struct Memory {
     Ring ring;
-    alignas(16) unsigned char values[2][tokens * value_pitch];  // in the order of columns of dequantise.cuh
-    Exchange<heads> exchange;
-    DistinctSlots<worker_threads, most_slots> selection;
+    alignas(16) unsigned char values[value_tiles][tokens * value_pitch];  // in the order of columns of dequantise.cuh
+    union {
+        typename Selection::Table table;  // before an item's first tile
+        Exchange<heads> exchange;
+    };
+    Selection selection;
 };
 
 // A block's part of a query's selection.
@@ -53,7 +59,7 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
     for (int tile = 0; tile < part.tiles(); ++tile) {
         const std::int32_t now = next;
         next = index(tile + 1);
-        bulk_rows(ring, turn, carrier, pages, cache_slots, now);
+        bring_rows<false>(ring, turn, carrier, pages, cache_slots, now);
     }
 }
 
@@ -66,7 +72,7 @@ struct CachedTiles {
     Memory<heads>& memory;
     QueryPart<heads> q;
     RingTurn<stages> turn;
-    int made = 0, weighed_tiles = 0;
+    int made = 0, weighs = 0;    // of memory.values
     Words codes[chunks][2];      // [chunk, token]
     std::uint32_t turned[2][2];  // rotated columns: [token, pair]
     float scale[2];
@@ -153,9 +159,9 @@ struct CachedTiles {
         if (step % 4 == 0) convert(step / 4);
         scores.add(pairs[step % 4], q[step]);
     }
-    __device__ void scored() { made ^= 1; }
-    __device__ const unsigned char* values() const { return memory.values[weighed_tiles]; }
-    __device__ void weighed() { weighed_tiles ^= 1; }
+    __device__ void scored() { made = made + 1 == value_tiles ? 0 : made + 1; }
+    __device__ const unsigned char* values() const { return memory.values[weighs]; }
+    __device__ void weighed() { weighs = weighs + 1 == value_tiles ? 0 : weighs + 1; }
 };
 
 // Block (query; part of its selection). indices: [rows, k]
@@ -171,7 +177,7 @@ __global__ void __launch_bounds__(threads, 1)
     const Part part{static_cast<std::int64_t>(blockIdx.x), first_slot, min(k - first_slot, plan.tiles_each * tokens)};
     const std::int32_t* row = indices + part.query * k;
     const std::int64_t first = part.query * H;
-    if (threadIdx.x == 0) memory.ring.init(workers, true);
+    if (threadIdx.x == 0) memory.ring.init(workers);
     __syncthreads();
     if (warp_id() >= workers) {
         give_back_registers<carrier_registers>();
@@ -181,11 +187,13 @@ __global__ void __launch_bounds__(threads, 1)
     take_registers<worker_registers>();
     CachedTiles<heads> tiles(memory);
     tiles.load_query(q + first * width, H);
-    memory.selection.find(row, first_slot + part.slots, cache_slots, static_cast<int>(threadIdx.x), workers_barrier);
+    memory.selection.find(memory.table, row, first_slot + part.slots, cache_slots, static_cast<int>(threadIdx.x),
+                          workers_barrier);
     RunningSoftmax<heads> softmax;
     Outputs<heads> out;
-    attend(exchange, tiles, part.tiles(), memory.selection.counts + first_slot / tokens, result.scale * log2_e,
-           softmax, out);
+    Walk<heads, CachedTiles<heads>>{
+        exchange, tiles, memory.selection.counts + first_slot / tokens, result.scale * log2_e, softmax, out}
+        .run(part.tiles());
     if (plan.splits > 1) {
         softmax.conclude([&](int head, float reference, float, float sum) {
             if (head >= H) return;

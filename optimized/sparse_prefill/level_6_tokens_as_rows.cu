@@ -18,11 +18,16 @@ constexpr int row_bytes = width * 2;
 constexpr int stages = 5;
 using Ring = RowRing<stages, row_bytes, row_bytes + 16, carriers>;
 
+using Selection = DistinctSlots<worker_threads, most_slots>;
+
 template <int heads>
 struct Memory {
     Ring ring;
-    Exchange<heads> exchange;
-    DistinctSlots<worker_threads, most_slots> selection;
+    union {
+        typename Selection::Table table;  // before an item's first tile
+        Exchange<heads> exchange;
+    };
+    Selection selection;
 };
 
 struct Queries {
@@ -35,21 +40,21 @@ struct Queries {
     __device__ int tiles() const { return max(1, (k + tokens - 1) / tokens); }
 };
 
-// One of the four warps.
+// One of the four warps, a slot a lane.
 __device__ void bring(Ring& ring, const Queries& queries, int carrier) {
     const int tiles = queries.tiles();
     RingTurn<stages> turn;
     for (int t = static_cast<int>(blockIdx.x); t < queries.T; t += static_cast<int>(gridDim.x)) {
         const std::int32_t* row = queries.indices + std::int64_t{t} * queries.k;
-        const auto index = [&](int tile, int i) {
-            const int slot = tile * tokens + carrier * Ring::rows_each + 4 * i + lane_id() / 8;
+        const auto index = [&](int tile) {
+            const int slot = tile * tokens + carrier * Ring::rows_each + lane_id() % Ring::rows_each;
             return slot < queries.k ? row[slot] : -1;
         };
-        std::int32_t next[2] = {index(0, 0), index(0, 1)};
+        std::int32_t next = index(0);
         for (int tile = 0; tile < tiles; ++tile) {
-            const std::int32_t now[2] = {next[0], next[1]};
-            next[0] = index(tile + 1, 0), next[1] = index(tile + 1, 1);
-            cp_async_rows(ring, turn, carrier, queries.kv, queries.S, now);
+            const std::int32_t now = next;
+            next = index(tile + 1);
+            bring_rows<true>(ring, turn, carrier, queries.kv, queries.S, now);
         }
     }
 }
@@ -101,7 +106,7 @@ __global__ void __launch_bounds__(threads, 1) attend_queries(Queries queries) {
     auto& memory = shared<Memory<heads>>();
     Exchange<heads>& exchange = memory.exchange;
     const AttentionResult& result = queries.result;
-    if (threadIdx.x == 0) memory.ring.init(workers, false);
+    if (threadIdx.x == 0) memory.ring.init(workers);
     __syncthreads();
     if (warp_id() >= workers) {
         give_back_registers<carrier_registers>();
@@ -114,11 +119,12 @@ __global__ void __launch_bounds__(threads, 1) attend_queries(Queries queries) {
     for (int t = static_cast<int>(blockIdx.x); t < queries.T; t += static_cast<int>(gridDim.x)) {
         const std::int64_t first = std::int64_t{t} * queries.H;
         tiles.load_query(queries.q + first * width, queries.H);
-        memory.selection.find(queries.indices + std::int64_t{t} * queries.k, queries.k, queries.S, thread,
-                              workers_barrier);
+        memory.selection.find(memory.table, queries.indices + std::int64_t{t} * queries.k, queries.k, queries.S,
+                              thread, workers_barrier);
         RunningSoftmax<heads> softmax;
         Outputs<heads> out;
-        attend(exchange, tiles, queries.tiles(), memory.selection.counts, result.scale * log2_e, softmax, out);
+        Walk<heads, RowTiles<heads>>{exchange, tiles, memory.selection.counts, result.scale * log2_e, softmax, out}
+            .run(queries.tiles());
         softmax.conclude([&](int head, float reference, float largest, float sum) {
             const bool empty = reference == minus_infinity();
             exchange.one_over[head] = 0.0F;
