@@ -45,7 +45,6 @@ struct alignas(16) Exchange {
         float factor[heads];                           // by which older sums are multiplied
     };
     OfTile of[2];
-    float one_over[heads];  // at the end
 
     // Where a score of a head lies: lanes with four tokens of pairs of heads each meet no bank twice.
     __device__ static int place_of(int head, int token) { return token ^ (head / 2 % 4 * 8); }
@@ -299,7 +298,8 @@ struct alignas(16) Piece {
 // o^T times one_over, as rows of bf16 to global memory, by way of the scores' place, of which each warp has a part.
 // Between workers_meet() before and after. to: of the query's first head. as: what becomes of 8 numbers of a row.
 template <int heads, class As>
-__device__ void store_rows(Exchange<heads>& exchange, const Outputs<heads>& out, int count, bf16* to, As as) {
+__device__ void store_rows(Exchange<heads>& exchange, const float (&one_over)[heads], const Outputs<heads>& out,
+                           int count, bf16* to, As as) {
     constexpr int half = columns / 2, bytes = heads * half * 2;
     static_assert(workers * bytes <= static_cast<int>(sizeof exchange.of[0].scores), "each warp has its part");
     const int lane = lane_id();
@@ -308,7 +308,7 @@ __device__ void store_rows(Exchange<heads>& exchange, const Outputs<heads>& out,
 #pragma unroll
     for (int n = 0; n < heads / 8; ++n)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) by[n][i] = exchange.one_over[8 * n + 2 * place() + i];
+        for (int i = 0; i < 2; ++i) by[n][i] = one_over[8 * n + 2 * place() + i];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         __syncwarp();

@@ -28,6 +28,7 @@ struct Memory {
         Exchange<heads> exchange;
     };
     Selection selection;
+    float one_over[heads];  // at an item's end
 };
 
 struct Queries {
@@ -127,14 +128,15 @@ __global__ void __launch_bounds__(threads, 1) attend_queries(Queries queries) {
             .run(queries.tiles());
         softmax.conclude([&](int head, float reference, float largest, float sum) {
             const bool empty = reference == minus_infinity();
-            exchange.one_over[head] = 0.0F;
+            memory.one_over[head] = 0.0F;
             if (head >= queries.H) return;
-            if (!empty) exchange.one_over[head] = 1.0F / denominator(result, head, reference, sum);
+            if (!empty) memory.one_over[head] = 1.0F / denominator(result, head, reference, sum);
             result.lse[first + head] = told_lse(result, reference, sum);
             if (result.max_logit != nullptr) result.max_logit[first + head] = largest;
         });
         workers_meet();
-        store_rows(exchange, out, queries.H, result.out + first * latent, [](const Piece& eight) { return eight; });
+        store_rows(exchange, memory.one_over, out, queries.H, result.out + first * latent,
+                   [](const Piece& eight) { return eight; });
         workers_meet();
     }
 }

@@ -34,10 +34,10 @@ def test_few_heads_agree_in_prefill(H, program, tmp_path):  # noqa: F811
     agree(level, got, again, first)
 
 
-@pytest.mark.parametrize(("H", "power_of_two"), [(3, True), (16, False), (21, True)])
-def test_few_heads_agree_in_decoding(H, power_of_two, program, tmp_path):  # noqa: F811
-    """Several parts with repeats within and across them."""
-    tensors = question(H, 200, pages(4, power_of_two), s_q=2)
+@pytest.mark.parametrize(("H", "power_of_two", "k", "s_q"), [(3, True, 200, 2), (16, False, 200, 1), (21, True, 100, 3), (5, True, 2048, 1)])
+def test_few_heads_agree_in_decoding(H, power_of_two, k, s_q, program, tmp_path):  # noqa: F811
+    """Several parts with repeats within and across them, added by the blocks of a cluster; of the longest selection, by another kernel."""
+    tensors = question(H, k, pages(4 if k < 500 else 40, power_of_two), s_q=s_q)
     folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {"lse": "base2"})
     first = results(program, "sparse_decode", folder, tmp_path / "2", level=2)
     level = level_of(program, "sparse_decode")
