@@ -19,7 +19,10 @@ struct DistinctSlots {
     struct alignas(16) Four {
         std::int32_t at[4];
     };
-    using Table = Four[places / 4];
+    struct Table {
+        Four place[places / 4];
+        std::int32_t index[most];  // the row
+    };
     std::uint32_t counts[most / 32];  // a bit a slot
     int rounds;
 
@@ -35,18 +38,20 @@ struct DistinctSlots {
             mine[j] = i < end ? row[i] : -1;
         }
         constexpr std::int32_t empty = 0x7fffffff;
-        for (int i = thread; i < places / 4; i += threads) table[i] = Four{{empty, empty, empty, empty}};
+        for (int i = thread; i < places / 4; i += threads) table.place[i] = Four{{empty, empty, empty, empty}};
         if (thread == 0) rounds = 0;
 #pragma unroll
-        for (int j = 0; j < each; ++j)
+        for (int j = 0; j < each; ++j) {
             if (mine[j] >= 0 && mine[j] < rows) open |= 1U << j;
+            table.index[thread + j * threads] = mine[j];
+        }
         barrier_sync(barrier, threads);
         for (int round = 0;; ++round) {
             const std::uint32_t multiplier = 0x9e3779b9U + static_cast<std::uint32_t>(round) * 0x3c6ef372U;  // odd
             const int below = 2 * most * round;  // a round's entries are lower than all before
             const auto place = [&](std::int32_t index) -> std::int32_t& {
                 const std::uint32_t at = static_cast<std::uint32_t>(index) * multiplier >> (32 - bits);
-                return table[at / 4].at[at % 4];
+                return table.place[at / 4].at[at % 4];
             };
 #pragma unroll
             for (int j = 0; j < each; ++j)
@@ -59,7 +64,7 @@ struct DistinctSlots {
                 const int lowest = place(mine[j]) + below;
                 if (lowest == thread + j * threads)
                     first |= 1U << j;
-                else if (row[lowest] != mine[j])
+                else if (table.index[lowest] != mine[j])
                     left |= 1U << j;
             }
             open = left;

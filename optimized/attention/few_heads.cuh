@@ -214,21 +214,24 @@ __device__ int value_offset() {
     const int lane = lane_id();
     return (lane / 16 * 8 + lane % 8) * pitch + warp_id() * columns * 2 + lane / 8 % 2 * 16;
 }
-// One of weighing_steps: 16 tokens, 16 columns.
-template <int heads, int pitch>
+// One of weighing_steps: 16 tokens, 16 columns. First its part of v^T, then the product.
+template <int pitch>
+__device__ void load_values(std::uint32_t (&a)[4], const unsigned char* values, int step) {
+    constexpr int tiles = columns / 16;
+    load_matrices<true>(a, values + step / tiles * 16 * pitch + step % tiles * 32);
+}
+template <int heads>
 __device__ void weigh(Outputs<heads>& out, Weights<heads>& p, const typename Exchange<heads>::OfTile& exchange,
-                      const unsigned char* values, int step) {
+                      const std::uint32_t (&a)[4], int step) {
     constexpr int tiles = columns / 16;
     if (step % tiles == 0) p.load(exchange, step / tiles);
-    std::uint32_t a[4];
-    load_matrices<true>(a, values + step / tiles * 16 * pitch + step % tiles * 32);
 #pragma unroll
     for (int n = 0; n < heads / 8; ++n) mma<bf16>(out.at[step % tiles][n], a, p.at[n]);
 }
 
 // The walk over a selection. counts: a bit a token. Tiles says where k and v are:
 //   begin()                    of the next tile's scores: its rows are there
-//   score(scores, step)        one step of them
+//   keys(a, step)              k of one step of them, as A; q[step] is its B
 //   scored()                   after the last
 //   values()                   of the tile that is weighed; rows Tiles::pitch apart
 //   weighed()                  after that
@@ -272,11 +275,16 @@ struct Walk {
             scores.clear();
         }
         if (softens) softmax.read(now, counts[tile], to_log2);
+        // What a step multiplies is asked for a step before.
+        std::uint32_t keys[2][4], columns_of_v[2][4];
+        if (scores_next) tiles.keys(keys[0], 0);
         const auto go = [&](int from, int to) {
 #pragma unroll
             for (int step = from; step < to; ++step) {
-                if (scores_next) tiles.score(scores, step);
-                if (weighs && step > 0) weigh<heads, pitch>(out, p, other, values, step - 1);
+                if (scores_next && step + 1 < steps) tiles.keys(keys[(step + 1) % 2], step + 1);
+                if (weighs && step < weighing_steps) load_values<pitch>(columns_of_v[step % 2], values, step);
+                if (scores_next) scores.add(keys[step % 2], tiles.q[step]);
+                if (weighs && step > 0) weigh(out, p, other, columns_of_v[(step - 1) % 2], step - 1);
             }
         };
         if (weighs) out.rescale(other);

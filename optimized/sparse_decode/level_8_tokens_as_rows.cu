@@ -157,14 +157,10 @@ struct CachedTiles {
             for (int i = 0; i < 8; ++i) pairs[i / 2][i % 2 * 2 + o] = numbers[i / 4].at[i % 4];
         }
     }
-    __device__ void score(Scores<heads>& scores, int step) {
-        if (step == steps - 1) {
-            const std::uint32_t a[4] = {turned[0][0], turned[1][0], turned[0][1], turned[1][1]};
-            scores.add(a, q[step]);
-            return;
-        }
-        if (step % 4 == 0) convert(step / 4);
-        scores.add(pairs[step % 4], q[step]);
+    __device__ void keys(std::uint32_t (&a)[4], int step) {
+        if (step < steps - 1 && step % 4 == 0) convert(step / 4);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = step < steps - 1 ? pairs[step % 4][i] : turned[i % 2][i / 2];
     }
     __device__ void scored() { made = made + 1 == value_tiles ? 0 : made + 1; }
     __device__ const unsigned char* values() const { return memory.values[weighs]; }

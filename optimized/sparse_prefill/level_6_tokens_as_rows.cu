@@ -68,7 +68,7 @@ struct RowTiles {
     const int offset = (16 * token_group() + lane_id() % 16) * pitch + quarter() * 32 + lane_id() / 16 * 16;
     QueryPart<heads> q;
     RingTurn<stages> scoring, weighing;
-    const unsigned char* keys = nullptr;  // where this lane begins to read them as A
+    const unsigned char* row = nullptr;  // where this lane begins to read keys as A
 
     __device__ explicit RowTiles(Ring& of) : ring(of) {}
     // q: [count, width]
@@ -86,13 +86,9 @@ struct RowTiles {
     }
     __device__ void begin() {
         mbarrier_wait_in_block(ring.full[scoring.at], scoring.parity);
-        keys = ring.tile[scoring.at] + offset;
+        row = ring.tile[scoring.at] + offset;
     }
-    __device__ void score(Scores<heads>& scores, int step) {
-        std::uint32_t a[4];
-        load_matrices(a, keys + step * 128);
-        scores.add(a, q[step]);
-    }
+    __device__ void keys(std::uint32_t (&a)[4], int step) const { load_matrices(a, row + step * 128); }
     __device__ void scored() { scoring.next(); }
     __device__ const unsigned char* values() const { return ring.tile[weighing.at]; }
     __device__ void weighed() {
