@@ -250,23 +250,39 @@ struct Walk {
     // All tiles, at least one.
     __device__ void run(int count) {
         out.clear();
-        turn<true, false, false>(-1);
-        if (count > 1) {
-            turn<true, true, false>(0);
+        turn<true, false, false>(1);
+        if constexpr (!roomy) {
 #pragma unroll 1
-            for (int tile = 1; tile + 1 < count; ++tile) turn<true, true, true>(tile);
-            turn<false, true, true>(count - 1);
-        } else {
-            turn<false, true, false>(0);
+            for (int tile = 0;; ++tile) {
+                turn<false, true, false>(0, tile);
+                if (tile + 1 == count) break;
+                turn<true, false, true>(1);
+            }
+            turn<false, false, true>(1);
+            return;
         }
-        turn<false, false, true>(count);
+        if (count > 1) {
+            turn<true, true, false>(0, 0);
+#pragma unroll 1
+            for (int tile = 1; tile + 1 < count; ++tile) turn<true, true, true>(tile & 1, tile);
+            turn<false, true, true>((count - 1) & 1, count - 1);
+        } else {
+            turn<false, true, false>(0, 0);
+        }
+        turn<false, false, true>(count & 1);
     }
 
-    // What lies between two barriers: the softmax of `tile`, scores of the next, sums of the one before.
+   private:
+    // 32 heads leave no registers for three things at once: the softmax goes alone then, and operands come just in
+    // time.
+    static constexpr bool roomy = heads <= 16;
+
+    // What lies between two barriers: the softmax of `tile`, scores of the next, sums of the one before. `at`: which
+    // of the exchange's two is the tile's; the other two share the other.
     template <bool scores_next, bool softens, bool weighs>
-    __device__ void turn(int tile) {
-        auto& now = exchange.of[tile & 1];
-        auto& other = exchange.of[(tile & 1) ^ 1];
+    __device__ void turn(int at, int tile = 0) {
+        auto& now = exchange.of[at];
+        auto& other = exchange.of[at ^ 1];
         Scores<heads> scores;
         Weights<heads> p;
         const unsigned char* values = weighs ? tiles.values() + offset : nullptr;
@@ -275,16 +291,17 @@ struct Walk {
             scores.clear();
         }
         if (softens) softmax.read(now, counts[tile], to_log2);
-        // What a step multiplies is asked for a step before.
+        constexpr int ahead = roomy ? 1 : 0;  // steps by which operands are asked for before they are multiplied
         std::uint32_t keys[2][4], columns_of_v[2][4];
-        if (scores_next) tiles.keys(keys[0], 0);
+        if (scores_next && ahead > 0) tiles.keys(keys[0], 0);
         const auto go = [&](int from, int to) {
 #pragma unroll
             for (int step = from; step < to; ++step) {
-                if (scores_next && step + 1 < steps) tiles.keys(keys[(step + 1) % 2], step + 1);
-                if (weighs && step < weighing_steps) load_values<pitch>(columns_of_v[step % 2], values, step);
+                if (scores_next && step + ahead < steps) tiles.keys(keys[(step + ahead) % 2], step + ahead);
+                if (weighs && step + ahead > 0 && step + ahead <= weighing_steps)
+                    load_values<pitch>(columns_of_v[(step + ahead) % 2], values, step + ahead - 1);
                 if (scores_next) scores.add(keys[step % 2], tiles.q[step]);
-                if (weighs && step > 0) weigh(out, p, other, columns_of_v[(step - 1) % 2], step - 1);
+                if (weighs && step > 0) weigh(out, p, other, columns_of_v[step % 2], step - 1);
             }
         };
         if (weighs) out.rescale(other);

@@ -4,7 +4,7 @@
 // of them, in registers, just the fragments that k q^T wants: lane 4 g + p has token g, and which columns are its own
 // is free as long as q agrees. On the way the fragments are stored once, for v^T p^T.
 #include "optimized/attention/distinct.cuh"
-#include "optimized/attention/few_heads_cluster.cuh"
+#include "optimized/attention/few_heads.cuh"
 #include "optimized/attention/row_ring.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
@@ -38,13 +38,7 @@ struct Memory {
         Exchange<heads> exchange;
     };
     Selection selection;
-    Ends<heads> ends;
-
-    // In the place of `values`, after the last of them.
-    __device__ auto& inbox() {
-        static_assert(sizeof(SumsOfWarp<heads>[workers]) <= sizeof values, "it lies there");
-        return *reinterpret_cast<SumsOfWarp<heads>(*)[workers]>(values);
-    }
+    float one_over[heads];  // at the end
 };
 
 // A block's part of a query's selection.
@@ -167,19 +161,17 @@ struct CachedTiles {
     __device__ void weighed() { weighs = weighs + 1 == value_tiles ? 0 : weighs + 1; }
 };
 
-// Block (query; part of its selection), or clusters of a query. indices: [rows, k]
-template <int heads, bool in_clusters>
+// Block (query; part of its selection). indices: [rows, k]
+template <int heads>
 __global__ void __launch_bounds__(threads, 1)
     attend_part(const bf16* q, const std::uint8_t* pages, const std::int32_t* indices, std::int64_t cache_slots,
                 AttentionResult result, Parts parts, Plan plan) {
-    if (!in_clusters) let_next_kernel_start();
+    let_next_kernel_start();
     auto& memory = shared<Memory<heads>>();
     Exchange<heads>& exchange = memory.exchange;
-    const auto H = static_cast<int>(plan.H), k = static_cast<int>(plan.k), block = static_cast<int>(blockIdx.x);
-    const int query = in_clusters ? block / plan.splits : block;
-    const int split = in_clusters ? block % plan.splits : static_cast<int>(blockIdx.y);
-    const int first_slot = split * plan.tiles_each * tokens;
-    const Part part{query, first_slot, min(k - first_slot, plan.tiles_each * tokens)};
+    const auto H = static_cast<int>(plan.H), k = static_cast<int>(plan.k);
+    const int split = static_cast<int>(blockIdx.y), first_slot = split * plan.tiles_each * tokens;
+    const Part part{static_cast<std::int64_t>(blockIdx.x), first_slot, min(k - first_slot, plan.tiles_each * tokens)};
     const std::int32_t* row = indices + part.query * k;
     const std::int64_t first = part.query * H;
     if (threadIdx.x == 0) memory.ring.init(workers);
@@ -187,10 +179,6 @@ __global__ void __launch_bounds__(threads, 1)
     if (warp_id() >= workers) {
         give_back_registers<carrier_registers>();
         bring(memory.ring, pages, row + first_slot, part, cache_slots, warp_id() - workers);
-        if (in_clusters) {
-            cluster_sync();
-            cluster_sync();
-        }
         return;
     }
     take_registers<worker_registers>();
@@ -203,7 +191,7 @@ __global__ void __launch_bounds__(threads, 1)
     Walk<heads, CachedTiles<heads>>{
         exchange, tiles, memory.selection.counts + first_slot / tokens, result.scale * log2_e, softmax, out}
         .run(part.tiles());
-    if (!in_clusters && plan.splits > 1) {
+    if (plan.splits > 1) {
         softmax.conclude([&](int head, float reference, float, float sum) {
             if (head >= H) return;
             parts.maximum[(first + head) * plan.splits + split] = reference;
@@ -212,42 +200,23 @@ __global__ void __launch_bounds__(threads, 1)
         store_sums(out, H, parts.out + (split * plan.rows_of_q * H + first) * latent);
         return;
     }
-    const auto tell = [&](int head, float reference, float sum) {
-        if (head >= H) return 0.0F;
-        if (split == 0) result.lse[first + head] = told_lse(result, reference, sum);
-        return reference == minus_infinity() ? 0.0F : 1.0F / denominator(result, head, reference, sum);
-    };
-    if (in_clusters) {
-        const Combination<heads> together{memory.ends, memory.inbox()};
-        softmax.conclude([&](int head, float reference, float, float sum) {
-            memory.ends.reference[head] = reference;
-            memory.ends.sum[head] = sum;
-        });
-        cluster_sync();
-        together.agree(tell);
-        workers_meet();
-        together.send(out);
-        cluster_sync();
-        if (!together.receive(out)) return;
-    } else {
-        softmax.conclude([&](int head, float reference, float, float sum) {
-            memory.ends.one_over[head] = tell(head, reference, sum);
-        });
-        workers_meet();
-    }
-    store_rows(exchange, memory.ends.one_over, out, H, result.out + first * latent, [](const Piece& eight) {
+    softmax.conclude([&](int head, float reference, float, float sum) {
+        const bool empty = reference == minus_infinity();
+        memory.one_over[head] = 0.0F;
+        if (head >= H) return;
+        if (!empty) memory.one_over[head] = 1.0F / denominator(result, head, reference, sum);
+        result.lse[first + head] = told_lse(result, reference, sum);
+    });
+    workers_meet();
+    store_rows(exchange, memory.one_over, out, H, result.out + first * latent, [](const Piece& eight) {
         const Words plain = in_column_order({{eight.at[0], eight.at[1], eight.at[2], eight.at[3]}});
         return Piece{{plain.at[0], plain.at[1], plain.at[2], plain.at[3]}};
     });
 }
 
-// As many parts as a cluster can have blocks are added by the blocks themselves, more by another kernel.
-bool in_clusters(const Plan& plan) { return plan.splits == 2 || plan.splits == 4 || plan.splits == workers; }
-
 // Into how many parts selections are split: what a simple model of the time, in microseconds, likes best.
 Plan plan_of(const SparseDecode& call) {
-    constexpr double multiprocessors = 132, a_block = 5.0, a_tile = 1.2, in_a_cluster = 2.0, by_a_kernel = 6.0,
-                     bytes_a_us = 1.5e6;
+    constexpr double multiprocessors = 132, a_block = 6.0, a_tile = 1.2, adding = 5.0, bytes_a_us = 1.5e6;
     Plan plan(call);
     plan.groups = 1;
     plan.heads_each = static_cast<int>(call.H);
@@ -259,11 +228,8 @@ Plan plan_of(const SparseDecode& call) {
         plan.tiles_each = each;
         const double rounds = std::ceil(static_cast<double>(call.rows) * plan.splits / multiprocessors);
         double time = rounds * (a_block + a_tile * each);
-        if (in_clusters(plan))
-            time += in_a_cluster;
-        else if (plan.splits > 1)
-            time +=
-                by_a_kernel + 2.0 * static_cast<double>(call.rows * call.H) * plan.splits * latent * 4 / bytes_a_us;
+        if (plan.splits > 1)
+            time += adding + 2.0 * static_cast<double>(call.rows * call.H) * plan.splits * latent * 4 / bytes_a_us;
         if (time >= least) continue;
         least = time;
         best = plan;
@@ -273,14 +239,12 @@ Plan plan_of(const SparseDecode& call) {
 
 template <int heads>
 void attend_with(const SparseDecode& call, const Plan& plan, const Parts& parts) {
-    const bool clusters = in_clusters(plan);
-    launch("sparse_decode_few_heads", clusters ? attend_part<heads, true> : attend_part<heads, false>,
-           {.blocks = clusters ? call.rows * plan.splits : call.rows,
+    launch("sparse_decode_few_heads", attend_part<heads>,
+           {.blocks = call.rows,
             .threads = threads,
             .shared_bytes = sizeof(Memory<heads>),
             .stream = call.stream,
-            .blocks_y = clusters ? 1 : plan.splits,
-            .cluster = clusters ? plan.splits : 1},
+            .blocks_y = plan.splits},
            call.q, call.kv_pages, call.indices, call.slots, call.result, parts, plan);
 }
 
@@ -312,8 +276,7 @@ void sparse_decode_level_8(const SparseDecode& call) {
         attend_with<16>(call, plan, parts);
     else
         attend_with<32>(call, plan, parts);
-    if (plan.splits > 1 && !in_clusters(plan))
-        cached_tiles::add_parts<true>(parts, call.result, plan, call.rows, call.stream);
+    if (plan.splits > 1) cached_tiles::add_parts<true>(parts, call.result, plan, call.rows, call.stream);
 }
 
 }  // namespace dsa

@@ -4,7 +4,7 @@
 // level 2  a row is gathered once for 64 heads; tensor cores
 // level 3  wgmma; a warpgroup gathers, one scores, two weigh
 // level 4  three tiles of 48 keys; p v waits for the next q k^T and runs beside its softmax; part of q in registers
-// level 6  at most 32 heads: tokens are the products' rows, heads their columns
+// level 6  at most 16 heads: tokens are the products' rows, heads their columns
 #pragma once
 
 #include "optimized/attention/result.h"

@@ -23,9 +23,9 @@ def prefill(T: int, H: int, k: int):
     return {"q": normal(T, H, 576, std=0.6), "kv": normal(90, 576), "indices": indices(T, 90, k), "sink": normal(H, dtype="float32")}
 
 
-@pytest.mark.parametrize("H", [3, 16, 21])
+@pytest.mark.parametrize("H", [3, 8, 13])
 def test_few_heads_agree_in_prefill(H, program, tmp_path):  # noqa: F811
-    """Heads that fill their 8, 16 or 32 columns and do not; several queries a block, more tiles than the ring has places."""
+    """Heads that fill their 8 or 16 columns and do not; several queries a block, more tiles than the ring has places."""
     folder = write(tmp_path / "in", "sparse_prefill", prefill(3, H, 170), {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
     level = level_of(program, "sparse_prefill")
@@ -34,9 +34,9 @@ def test_few_heads_agree_in_prefill(H, program, tmp_path):  # noqa: F811
     agree(level, got, again, first)
 
 
-@pytest.mark.parametrize(("H", "power_of_two", "k", "s_q"), [(3, True, 200, 2), (16, False, 200, 1), (21, True, 100, 3), (5, True, 2048, 1)])
+@pytest.mark.parametrize(("H", "power_of_two", "k", "s_q"), [(3, True, 200, 2), (16, False, 200, 1), (21, True, 100, 3), (5, True, 30, 1)])
 def test_few_heads_agree_in_decoding(H, power_of_two, k, s_q, program, tmp_path):  # noqa: F811
-    """Several parts with repeats within and across them, added by the blocks of a cluster; of the longest selection, by another kernel."""
+    """Several parts with repeats within and across them; one part alone, of the shortest selection."""
     tensors = question(H, k, pages(4 if k < 500 else 40, power_of_two), s_q=s_q)
     folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {"lse": "base2"})
     first = results(program, "sparse_decode", folder, tmp_path / "2", level=2)
@@ -78,9 +78,10 @@ def test_a_nan_code_stays_nan_for_few_heads(program, tmp_path):  # noqa: F811
     assert np.isnan(numbers("out", got["out"])).all() and np.isnan(got["lse"]).all()
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_more_heads_are_declined(op, program, tmp_path):  # noqa: F811
-    tensors = prefill(1, 33, 4) if op == "sparse_prefill" else question(33, 4, pages(1, power_of_two=True))
+@pytest.mark.parametrize(("op", "most"), [("sparse_prefill", 16), ("sparse_decode", 32)])
+def test_more_heads_are_declined(op, most, program, tmp_path):  # noqa: F811
+    H = most + 1
+    tensors = prefill(1, H, 4) if op == "sparse_prefill" else question(H, 4, pages(1, power_of_two=True))
     folder = write(tmp_path / "in", op, tensors, {"scale": 0.1, "d_v": 512} if op == "sparse_prefill" else {"scale": 0.1, "R_kv": 512}, {})
     run = call(program, op, folder, tmp_path / "out", level=level_of(program, op))
-    assert run.returncode == 77 and "it is for at most 32 heads; there are 33" in run.stderr
+    assert run.returncode == 77 and f"it is for at most {most} heads; there are {H}" in run.stderr
