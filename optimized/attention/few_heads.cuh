@@ -11,6 +11,8 @@
 //                            stays in registers
 //     the softmax of tile i  a token a lane, heads w, w + 8, ...
 //     o^T of tile i - 1      columns 64 w ... 64 w + 63
+//
+// With 32 heads there are no registers for that, and the softmax has a turn of its own.
 #pragma once
 
 #include "optimized/attention/softmax.cuh"
