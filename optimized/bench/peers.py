@@ -58,16 +58,18 @@ def _flash_mla(question: Question, x: dict):
     from flash_mla import flash_mla_interface as mla
 
     prefill = question.op == "sparse_prefill"
+    fewest = 64  # heads that its kernels take; fewer are padded, outside of the timed call
+    q = torch.nn.functional.pad(x["q"], (0, 0, 0, max(0, fewest - x["q"].shape[-2])))
     function = mla.flash_mla_sparse_fwd if prefill else mla.flash_mla_with_kvcache
     # sgl-flash-mla keeps the kernels for sm_90 behind this argument.
     legacy = {"use_legacy": True} if "use_legacy" in inspect.signature(function).parameters else {}
     if prefill:
         kv, indices = x["kv"][:, None], x["indices"][:, None]
-        return lambda: function(x["q"], kv, indices, SCALE, **legacy)
+        return lambda: function(q, kv, indices, SCALE, **legacy)
     metadata = mla.get_mla_metadata()
     metadata = metadata[0] if isinstance(metadata, tuple) else metadata
     pages = x["kv_pages"].view(-1, 64, 1, 656)
-    return lambda: function(x["q"], pages, None, None, R_KV, metadata, softmax_scale=SCALE, indices=x["indices"], **legacy)
+    return lambda: function(q, pages, None, None, R_KV, metadata, softmax_scale=SCALE, indices=x["indices"], **legacy)
 
 
 PEERS: dict[str, Callable] = {

@@ -105,9 +105,9 @@ def indexer_weights(T: int) -> dict:
             "W_kI": bf16(D, D_I, std=D**-0.5), "k_norm": f32(D_I).abs(), "k_bias": f32(D_I), "W_w": bf16(D, H_I, std=D**-0.5)}  # fmt: skip
 
 
-def attention_inputs(T: int, S: int) -> dict:
-    """q [T, H, 576], kv [S, 576] and a selection"""
-    return {"q": bf16(T, H, 576), "kv": bf16(S, 576), "indices": selection(T, S, K)}
+def attention_inputs(T: int, S: int, heads: int = H) -> dict:
+    """q [T, heads, 576], kv [S, 576] and a selection"""
+    return {"q": bf16(T, heads, 576), "kv": bf16(S, 576), "indices": selection(T, S, K)}
 
 
 def paged(B: int, S: int) -> dict:
@@ -117,10 +117,10 @@ def paged(B: int, S: int) -> dict:
             "context_lens": i32([S] * B), "weights": f32(B, H_I, std=1e-2)}  # fmt: skip
 
 
-def decode(B: int, s_q: int, S: int) -> dict:
+def decode(B: int, s_q: int, S: int, heads: int = H) -> dict:
     """q and pages of B requests, each with its own slots"""
     slots = torch.stack([torch.randperm(S, device="cuda")[: K * s_q].view(s_q, K) + b * S for b in range(B)])
-    return {"q": bf16(B, s_q, H, 576), "kv_pages": kv_pages(B * S), "indices": slots.to(torch.int32)}
+    return {"q": bf16(B, s_q, heads, 576), "kv_pages": kv_pages(B * S), "indices": slots.to(torch.int32)}
 
 
 def backward_inputs(T: int, S: int) -> dict:
@@ -173,6 +173,20 @@ def _indexer() -> list[Question]:
     return found
 
 
+def _few_heads() -> list[Question]:
+    """Sparse attention of 8 to 32 heads, a shard of tensor parallelism. Bytes of the selected tokens are the bound: a gather of
+    them from the L2 cache may be faster than a copy in memory."""
+    found = []
+    for heads in (8, 16, 32):
+        for T, S in ((512, 8192), (4096, 8192), (512, 131072), (4096, 131072)):
+            found.append(Question("sparse_prefill", f"T {T}, S {S}, H {heads}, k 2048", lambda T=T, S=S, h=heads: attention_inputs(T, S, h),
+                                  1152.0 * T * K, 2.0 * T * heads * K * (576 + 512), "copy", from_level=4))  # fmt: skip
+        for B in (1, 64, 128):
+            found.append(Question("sparse_decode", f"B {B}, s_q 1, H {heads}, k 2048", lambda B=B, h=heads: decode(B, 1, 8192, h),
+                                  656.0 * B * K, 2.0 * B * heads * K * (576 + 512), "copy", {"R_kv": R_KV}, 5))  # fmt: skip
+    return found
+
+
 def _attention() -> list[Question]:
     a_query = 2.0 * H * K * (576 + 512)
     shapes = ((512, 8192, 1), (512, 131072, 1), (64, 131072, 3), (4096, 8192, 3), (4096, 32768, 3), (4096, 131072, 3))
@@ -188,7 +202,7 @@ def _attention() -> list[Question]:
     found.append(Question("dense_attention", f"MHA, T {T}, S {S}, H 128", lambda: {"q": bf16(4096, H, 192), "k": bf16(8192, H, 192), "v": bf16(8192, H, 128)}, 0,
                           2.0 * H * pairs(T, S) * (192 + 128), "bf16", {"mode": "mha", "causal": True}, 4))  # fmt: skip
     T, S = 128, 8192
-    return found + [
+    return found + _few_heads() + [
         Question("attention_target", "T 128, S 8192, H 128", lambda: {"q": bf16(T, H, 576, std=0.3), "kv": bf16(S, 576, std=0.3)}, 0,
                  2.0 * H * pairs(T, S) * 576, "bf16"),
         Question("sparse_attention_backward", "T 128, S 8192, H 128, k 2048", lambda: backward_inputs(T, S), 0,

@@ -20,7 +20,8 @@ const Ladder<SparseDecode> ladder{
      {"producers and wgmma", sparse_decode_level_4, sparse_decode_level_4_declines, sparse_decode_workspace_4},
      {"selection inside", sparse_decode_level_5, sparse_decode_level_5_declines, sparse_decode_workspace_5},
      {"a cluster shares the conversion", sparse_decode_level_6, sparse_decode_level_6_declines,
-      sparse_decode_workspace_6}}};
+      sparse_decode_workspace_6},
+     {"tokens as rows", sparse_decode_level_8, sparse_decode_level_8_declines, sparse_decode_workspace_8}}};
 
 SparseDecode read(const dsa_sparse_decode_args& args) {
     const Case about(args.case_json);
@@ -53,7 +54,8 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
 // Where nobody chooses: few rows are a few clusters, and a cluster's blocks wait for each other (notes.md).
 AtLevel fastest_level(const SparseDecode& call) {
     constexpr std::int64_t few_rows = 8;
-    const bool few = call.rows <= few_rows && sparse_decode_level_5_declines(call).empty();
+    const bool few = call.rows <= few_rows && sparse_decode_level_5_declines(call).empty() &&
+                     !sparse_decode_level_8_declines(call).empty();
     return AtLevel(chosen_level() == 0 && few ? 5 : chosen_level());
 }
 

@@ -6,6 +6,7 @@
 // level 4  producer warps that convert by moving bits; wgmma
 // level 5  which slots count is found meanwhile
 // level 6  two blocks of a cluster convert half of the tokens each
+// level 8  at most 32 heads: tokens are the products' rows, heads their columns
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -43,5 +44,8 @@ std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
 void sparse_decode_level_6(const SparseDecode& call);
 std::string sparse_decode_level_6_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_6(const SparseDecode& call);
+void sparse_decode_level_8(const SparseDecode& call);
+std::string sparse_decode_level_8_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_8(const SparseDecode& call);
 
 }  // namespace dsa

@@ -181,7 +181,8 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
 
 namespace adding {
 
-constexpr int threads = latent / 4;  // four columns each
+constexpr int threads = latent / 4;  // of a group, four columns each
+constexpr int most_groups = 4;
 
 struct alignas(16) Four {
     float at[4];
@@ -189,37 +190,47 @@ struct alignas(16) Four {
 struct Memory {
     float weight[Plan::most_splits];
     float fold[32];
+    Four sums[most_groups][threads];
 };
 
-// Block: a row of q. The order of the sums is the order of the parts. early: started before the parts are there.
+// Block: a row of q. Groups of threads have every groups-th part each, so that more parts are on their way at once;
+// the order of the sums follows from how many there are. early: started before the parts are there.
 template <bool early>
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(most_groups* threads)
     add(Parts parts, AttentionResult result, std::int64_t all_rows, std::int64_t H, int splits) {
     if (early) wait_for_previous_kernel();
     auto& memory = shared<Memory>();
     const std::int64_t row = blockIdx.x;
-    const int i = static_cast<int>(threadIdx.x);
-    const float mine = i < splits ? parts.maximum[row * splits + i] : minus_infinity();
-    const float part = i < splits ? parts.sum[row * splits + i] : 0.0F;
+    const int thread = static_cast<int>(threadIdx.x), group = thread / threads;
+    const int groups = static_cast<int>(blockDim.x) / threads;
+    const float mine = thread < splits ? parts.maximum[row * splits + thread] : minus_infinity();
+    const float part = thread < splits ? parts.sum[row * splits + thread] : 0.0F;
     float maximum = over_block(mine, memory.fold, Largest());
     const float weight = maximum == minus_infinity() ? 0.0F : rescaling(mine, maximum);
     const float sum = over_block(part * weight, memory.fold, Sum());
     if (sum != sum) maximum = sum;  // NaN is no maximum, and not nothing
-    if (i < splits) memory.weight[i] = weight;
+    if (thread < splits) memory.weight[thread] = weight;
     __syncthreads();
-    float out[4] = {};
-    const float* from = parts.out + row * latent + 4 * i;
+    Four out{};
+    const int column = 4 * (thread % threads);
+    const float* from = parts.out + row * latent + column;
 #pragma unroll 8
-    for (int s = 0; s < splits; ++s) {
+    for (int s = group; s < splits; s += groups) {
         const Four four = *reinterpret_cast<const Four*>(from + s * all_rows * latent);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) out[j] += four.at[j] * memory.weight[s];
+        for (int j = 0; j < 4; ++j) out.at[j] += four.at[j] * memory.weight[s];
     }
+    memory.sums[group][thread % threads] = out;
+    __syncthreads();
+    if (group > 0) return;
+    for (int other = 1; other < groups; ++other)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) out.at[j] += memory.sums[other][thread].at[j];
     const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, row % H, maximum, sum);
-    auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + 4 * i);
-    to[0] = to_bf16_pair(out[0] * by, out[2] * by);
-    to[1] = to_bf16_pair(out[1] * by, out[3] * by);
-    if (i == 0) result.lse[row] = told_lse(result, maximum, sum);
+    auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + column);
+    to[0] = to_bf16_pair(out.at[0] * by, out.at[2] * by);
+    to[1] = to_bf16_pair(out.at[1] * by, out.at[3] * by);
+    if (thread == 0) result.lse[row] = told_lse(result, maximum, sum);
 }
 
 }  // namespace adding
@@ -229,7 +240,7 @@ void add_parts(const Parts& parts, const AttentionResult& result, const Plan& pl
                Stream stream) {
     launch("sparse_decode_add", adding::add<early>,
            {.blocks = rows_of_q * plan.H,
-            .threads = adding::threads,
+            .threads = adding::threads * std::min(plan.splits, adding::most_groups),
             .shared_bytes = sizeof(adding::Memory),
             .stream = stream,
             .overlaps_previous = early},

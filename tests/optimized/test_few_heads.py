@@ -1,0 +1,87 @@
+"""Do the levels for at most 32 heads agree with the plain tile kernel, whatever the schedule?"""
+
+from __future__ import annotations
+
+import subprocess
+
+import numpy as np
+import pytest
+from test_attention import agree, call, indices, normal, numbers, program, results, write  # noqa: F401
+from test_sparse_decode import pages, question
+
+OPS = ("sparse_prefill", "sparse_decode")
+
+
+def level_of(program, op: str) -> int:  # noqa: F811
+    """The level's number, by its title."""
+    lines = subprocess.run([program, "ops"], capture_output=True, text=True, check=True).stdout.splitlines()
+    mine = lines[lines.index(op) + 1 :]
+    return next(int(line.split()[1]) for line in mine if line.endswith("tokens as rows"))
+
+
+def prefill(T: int, H: int, k: int):
+    return {"q": normal(T, H, 576, std=0.6), "kv": normal(90, 576), "indices": indices(T, 90, k), "sink": normal(H, dtype="float32")}
+
+
+@pytest.mark.parametrize("H", [3, 8, 13])
+def test_few_heads_agree_in_prefill(H, program, tmp_path):  # noqa: F811
+    """Heads that fill their 8 or 16 columns and do not; several queries a block, more tiles than the ring has places."""
+    folder = write(tmp_path / "in", "sparse_prefill", prefill(3, H, 170), {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
+    level = level_of(program, "sparse_prefill")
+    got = results(program, "sparse_prefill", folder, tmp_path / "got", level=level)
+    again = results(program, "sparse_prefill", folder, tmp_path / "again", level=level, seed=1000)
+    agree(level, got, again, first)
+
+
+@pytest.mark.parametrize(("H", "power_of_two", "k", "s_q"), [(3, True, 200, 2), (16, False, 200, 1), (21, True, 100, 3), (5, True, 30, 1)])
+def test_few_heads_agree_in_decoding(H, power_of_two, k, s_q, program, tmp_path):  # noqa: F811
+    """Several parts with repeats within and across them; one part alone, of the shortest selection."""
+    tensors = question(H, k, pages(4 if k < 500 else 40, power_of_two), s_q=s_q)
+    folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {"lse": "base2"})
+    first = results(program, "sparse_decode", folder, tmp_path / "2", level=2)
+    level = level_of(program, "sparse_decode")
+    got = results(program, "sparse_decode", folder, tmp_path / "got", level=level)
+    again = results(program, "sparse_decode", folder, tmp_path / "again", level=level, seed=1000)
+    agree(level, got, again, first, float_share=2.0**-20)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_slot_that_does_not_count_adds_no_nan(op, program, tmp_path):  # noqa: F811
+    """Where nothing is selected no row is read: neither row 0 nor what a place in shared memory held before."""
+    if op == "sparse_prefill":
+        tensors = prefill(2, 5, 70)
+        tensors["kv"][1][0] = np.nan
+        chosen = tensors["indices"][1]
+    else:
+        kv = pages(1, power_of_two=True)
+        kv[1][0, 0, :512] = 0x7F
+        tensors = question(5, 70, kv, s_q=2)
+        chosen = tensors["indices"][1][0]
+    chosen[:] = np.arange(1, 71) % 60
+    chosen[:, 1::3] = -1
+    chosen[1, 20:] = -1
+    chosen[chosen == 0] = 7
+    folder = write(tmp_path / "in", op, tensors, {"scale": 0.1, "d_v": 512} if op == "sparse_prefill" else {"scale": 0.1, "R_kv": 512}, {})
+    got = results(program, op, folder, tmp_path / "got", level=level_of(program, op))
+    assert all(np.isfinite(numbers(name, array)).all() for name, array in got.items())
+
+
+def test_a_nan_code_stays_nan_for_few_heads(program, tmp_path):  # noqa: F811
+    """0x7f lies where 480 would be if it were a number."""
+    kv = pages(1, power_of_two=True)
+    kv[1][0, 5, 300] = 0x7F
+    tensors = question(7, 64, kv)
+    tensors["indices"] = ("int32", np.arange(64).reshape(1, 1, 64))
+    folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {})
+    got = results(program, "sparse_decode", folder, tmp_path / "got", level=level_of(program, "sparse_decode"))
+    assert np.isnan(numbers("out", got["out"])).all() and np.isnan(got["lse"]).all()
+
+
+@pytest.mark.parametrize(("op", "most"), [("sparse_prefill", 16), ("sparse_decode", 32)])
+def test_more_heads_are_declined(op, most, program, tmp_path):  # noqa: F811
+    H = most + 1
+    tensors = prefill(1, H, 4) if op == "sparse_prefill" else question(H, 4, pages(1, power_of_two=True))
+    folder = write(tmp_path / "in", op, tensors, {"scale": 0.1, "d_v": 512} if op == "sparse_prefill" else {"scale": 0.1, "R_kv": 512}, {})
+    run = call(program, op, folder, tmp_path / "out", level=level_of(program, op))
+    assert run.returncode == 77 and f"it is for at most {most} heads; there are {H}" in run.stderr
