@@ -184,7 +184,8 @@ __device__ inline void release(Mbarrier& empty) {
     if (lane_id() == 0) mbarrier_arrive(empty);
 }
 
-// One warpgroup. take.begin(t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys from s_0 on.
+// One warpgroup. take.begin(group, t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys
+// from s_0 on; take.end(): the run of tiles is over.
 template <class S, Relu relu, class Memory, class Problem, class Take>
 __device__ void consume(Memory& memory, const Problem& problem, int consumer, Take& take) {
     constexpr bool share_keys = Problem::consumers_share_keys;
@@ -200,7 +201,7 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
             min(last, static_cast<int>(problem.first_query(run.group)) + (share_keys ? consumer * S::queries : 0));
         const int t_end = min(last, t_0 + S::queries);
         bring_weights<S>(weights, problem, t_0, t_end, relu == Relu::by_absolute ? 0.5F : 1.0F);
-        take.begin(t_0, t_end);
+        take.begin(run.group, t_0, t_end);
         mbarrier_wait_in_block(memory.queries_full[set.stage], set.parity);
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
@@ -220,6 +221,7 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
             take(tile * S::keys, scores);
         }
         release(memory.queries_empty[set.stage]);
+        take.end();
     }
 }
 

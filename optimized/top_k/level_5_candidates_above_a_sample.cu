@@ -36,12 +36,6 @@ struct List {
     __device__ Candidate candidate(std::int64_t i) const { return {memory.keys[i], memory.positions[i]}; }
 };
 
-// key_of's inverse; of a key that no score has, a NaN.
-__device__ float score_of(std::uint32_t key) {
-    constexpr std::uint32_t sign = 0x80000000U;
-    return __uint_as_float((key & sign) != 0 ? key ^ sign : ~key);
-}
-
 // What a score must exceed if its key is to be `key` or larger. -0.0 has 0.0's key, not the one below.
 __device__ float just_below(std::uint32_t key) {
     constexpr std::uint32_t of_zero = 0x80000000U;

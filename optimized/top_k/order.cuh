@@ -17,6 +17,12 @@ __device__ inline std::uint32_t key_of(float score) {
     return (bits & sign) != 0 ? ~bits : bits | sign;
 }
 
+// key_of's inverse; of a key that no score has, a NaN or -0.0.
+__device__ inline float score_of(std::uint32_t key) {
+    constexpr std::uint32_t sign = 0x80000000U;
+    return __uint_as_float((key & sign) != 0 ? key ^ sign : ~key);
+}
+
 // The sum of the values of all threads before this one, and of all. `scratch` has a place a warp and may be used
 // again at once.
 struct SumBefore {

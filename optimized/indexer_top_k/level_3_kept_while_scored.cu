@@ -1,0 +1,84 @@
+// Level 3. indexer_logits' level 4, which keeps what may still be among the best instead of writing scores; then a
+// block a query chooses. Bound: FLOPs, as indexer_logits.
+#include "optimized/indexer_logits/ring_levels.cuh"
+#include "optimized/indexer_top_k/best_of_runs.cuh"
+#include "optimized/indexer_top_k/columns.cuh"
+
+namespace dsa {
+namespace {
+
+template <class S>
+struct KeepingMemory : RingMemory<S, true> {
+    CutMemory<S> cuts[consumers];
+};
+
+// Whose a group's runs are. One thread.
+template <class S, class Memory, class Problem>
+__device__ void tell_runs(const Memory& memory, const Problem& problem, const RunLists& lists) {
+    Walk<S> walk(memory);
+    for (Run run; walk.next(problem, run);) {
+        const Tiles tiles = tiles_of<S>(problem, run.group);
+        if (run.begin == tiles.begin) lists.first_block[run.group] = static_cast<std::int32_t>(blockIdx.x);
+        if (run.end == tiles.end) lists.last_block[run.group] = static_cast<std::int32_t>(blockIdx.x);
+    }
+}
+
+template <class S, class Problem>
+__global__ void __launch_bounds__(ring_threads, 1)
+    indexer_top_k_ring(__grid_constant__ const Problem problem, __grid_constant__ const RunLists lists) {
+    auto& memory = shared<KeepingMemory<S>>();
+    if (threadIdx.x < consumers * 2) memory.cuts[threadIdx.x / 2].is_full[threadIdx.x % 2] = 0;
+    begin_ring<S>(memory, problem);
+    const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+    if (warpgroup == 0) {
+        give_back_registers<producer_registers>();
+        if (warp_id() == 0 && elect_one()) produce<S>(memory, problem);
+        if (warp_id() == 1 && elect_one()) tell_runs<S>(memory, problem, lists);
+        __syncwarp();
+    } else {
+        take_registers<consumer_registers>();
+        KeepCandidates<S, Problem> take(problem, lists, memory.cuts[warpgroup - 1], warpgroup - 1);
+        consume<S, Relu::by_predicate>(memory, problem, warpgroup - 1, take);
+    }
+}
+
+template <int heads, int row_bytes>
+void start(const IndexerTopK& call) {
+    using S = Scores<heads, row_bytes, 256 / heads>;
+    const IndexerLogits& scoring = call.scoring;
+    const RunLists lists = run_lists(call);
+    if (scoring.S > 0)
+        launch("indexer_top_k_ring", indexer_top_k_ring<S, MappedRows<S>>,
+               {.blocks = run_list_sizes(call).blocks,
+                .threads = ring_threads,
+                .shared_bytes = sizeof(KeepingMemory<S>),
+                .stream = scoring.stream},
+               mapped_rows<S>(scoring), lists);
+    launch("best_of_runs", best_of_runs,
+           {.blocks = scoring.T,
+            .threads = choosing_threads,
+            .shared_bytes = sizeof(ChoosingMemory),
+            .stream = scoring.stream},
+           call, lists, std::int64_t{2 * S::queries});
+}
+
+template <int row_bytes>
+void start(const IndexerTopK& call) {
+    if (call.scoring.H_I <= 16) return start<16, row_bytes>(call);
+    if (call.scoring.H_I <= 32) return start<32, row_bytes>(call);
+    start<64, row_bytes>(call);
+}
+
+}  // namespace
+
+std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call) { return run_list_sizes(call).bytes(); }
+
+std::string indexer_top_k_level_3_declines(const IndexerTopK& call) { return ring_declines(call.scoring); }
+
+void indexer_top_k_level_3(const IndexerTopK& call) {
+    if (call.scoring.T == 0) return;
+    if (call.scoring.D_I == 64) start<64>(call);
+    if (call.scoring.D_I == 128) start<128>(call);
+}
+
+}  // namespace dsa
