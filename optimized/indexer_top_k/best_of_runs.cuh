@@ -10,61 +10,92 @@ namespace dsa {
 
 inline constexpr int choosing_threads = 512;
 inline constexpr int choosing_digit_bits = 11;
+inline constexpr std::uint32_t room_on_chip = 3072;
 inline constexpr int positions_at_once = 1 << 16;
 inline constexpr int words_at_once = positions_at_once / 32;
 
 struct ChoosingMemory {
+    Candidate on_chip[room_on_chip];
     SelectShared<choosing_digit_bits> select;
     std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
-    std::uint32_t count;
+    std::uint32_t count;                                       // of candidates
     std::int32_t first_nan;
 };
 
-// What a query's runs have left.
+// What a query's runs have left. see(candidate), by all threads.
 struct LeftByRuns {
     const RunLists& lists;
-    std::int64_t first;  // the query's among all that runs leave
+    ChoosingMemory& memory;
+    std::int64_t first;  // the query's among those of all runs
     std::int64_t step;   // to the next run
     int runs;
 
     template <class See>
     __device__ void each(See see) const {
+        const int column = static_cast<int>(threadIdx.x) % columns_of_a_query;
         for (int run = 0; run < runs; ++run) {
-            const std::int64_t at = first + run * step;
-            const Scored* from = lists.kept + at * lists.room;
-            for (std::uint32_t i = threadIdx.x; i < lists.counts[at]; i += choosing_threads) see(from[i]);
+            const std::int64_t query = first + run * step;
+            const Scored* from = lists.columns + query * lists.rows * columns_of_a_query + column;
+            const auto count = static_cast<int>(lists.counts[query * columns_of_a_query + column]);
+#pragma unroll 4
+            for (int i = static_cast<int>(threadIdx.x) / columns_of_a_query; i < count;
+                 i += choosing_threads / columns_of_a_query) {
+                const Scored mine = from[i * columns_of_a_query];
+                if (is_nan(mine.score)) atomicMin(&memory.first_nan, mine.position);
+                see({key_of(mine.score), mine.position});
+            }
         }
     }
 };
 
-// The key of the k-th best; where there are no more than k, a key below all.
-__device__ inline Search kth_of_runs(ChoosingMemory& memory, const LeftByRuns& left, std::uint32_t k) {
-    if (memory.count <= k) return {.prefix = 0, .bits = key_bits, .wanted = 0};
-    Search search{.wanted = k};
-    while (search.bits < key_bits) {
-        const int width = width_of_next_digit(search, choosing_digit_bits);
-        clear_bins(memory.select);
-        left.each([&](const Scored& mine) { count(memory.select, search, width, key_of(mine.score)); });
-        __syncthreads();
-        search = narrowed(memory.select, search, width);
+struct OnChip {
+    const ChoosingMemory& memory;
+
+    template <class See>
+    __device__ void each(See see) const {
+        for (std::uint32_t i = threadIdx.x; i < memory.count; i += choosing_threads) see(memory.on_chip[i]);
     }
-    return search;
+};
+
+// Those that may be among the best, to shared memory. All threads come.
+__device__ inline void bring_on_chip(ChoosingMemory& memory, const LeftByRuns& left, const Search& search) {
+    __syncthreads();
+    if (threadIdx.x == 0) memory.count = 0;
+    __syncthreads();
+    left.each([&](const Candidate& mine) {
+        if (search.may_be_chosen(mine.key)) memory.on_chip[atomicAdd(&memory.count, 1U)] = mine;
+    });
+    __syncthreads();
 }
 
-// Positions above the k-th best, and the first `wanted` of those equal to it, in order.
-__device__ inline std::uint32_t write_in_order(ChoosingMemory& memory, const LeftByRuns& left, const Search& kth,
-                                               const Range& range, std::int32_t* indices) {
+template <class List>
+__device__ Search next_digit(ChoosingMemory& memory, const List& list, const Search& search) {
+    const int width = width_of_next_digit(search, choosing_digit_bits);
+    clear_bins(memory.select);
+    list.each([&](const Candidate& mine) { count(memory.select, search, width, mine.key); });
+    __syncthreads();
+    return narrowed(memory.select, search, width);
+}
+
+// No further digit tells anything.
+__device__ inline bool is_over(const Search& search) {
+    return search.bits == key_bits || (search.bits > 0 && search.inside == search.wanted);
+}
+
+// The chosen ones' positions in order; how many. Of those that share the k-th best's digits the first are wanted.
+template <class List>
+__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, const Search& kth,
+                                        const Range& range, std::int32_t* indices) {
     constexpr int own = words_at_once / choosing_threads;
     std::uint32_t slot = 0, equal = 0;
     for (std::int64_t first = range.begin; first < range.end; first += positions_at_once) {
         for (int i = static_cast<int>(threadIdx.x); i < words_at_once; i += choosing_threads)
             memory.above[i] = memory.equal[i] = 0;
         __syncthreads();
-        left.each([&](const Scored& mine) {
+        list.each([&](const Candidate& mine) {
             const auto at = static_cast<std::uint32_t>(mine.position - first);
-            const std::uint32_t key = key_of(mine.score);
-            if (at >= positions_at_once || key < kth.prefix) return;
-            atomicOr(key > kth.prefix ? &memory.above[at / 32] : &memory.equal[at / 32], 1U << at % 32);
+            if (at >= positions_at_once || !kth.may_be_chosen(mine.key)) return;
+            atomicOr(kth.covers(mine.key) ? &memory.equal[at / 32] : &memory.above[at / 32], 1U << at % 32);
         });
         __syncthreads();
         std::uint32_t above[own], equals[own];
@@ -94,29 +125,58 @@ __device__ inline std::uint32_t write_in_order(ChoosingMemory& memory, const Lef
     return slot;
 }
 
+template <class List>
+__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, Search search, const Range& range,
+                                std::int32_t* indices) {
+    while (!is_over(search)) search = next_digit(memory, list, search);
+    return write_in_order(memory, list, search, range, indices);
+}
+
+// `again`: only what a guess has spoilt the first time.
 __global__ void __launch_bounds__(choosing_threads)
     best_of_runs(__grid_constant__ const IndexerTopK call, __grid_constant__ const RunLists lists,
-                 std::int64_t queries) {
+                 std::int64_t queries, bool again) {
     ChoosingMemory& memory = shared<ChoosingMemory>();
     const std::int64_t t = blockIdx.x;
+    const std::int64_t group = t / queries;
+    if (again && lists.again[group] == 0) return;
     std::int32_t* indices = call.indices + t * call.k;  // [k]
     const Range range{max(call.scoring.start[t], 0), min(std::int64_t{call.scoring.end[t]}, call.scoring.S)};
     if (range.begin >= range.end) return leave_unused(indices, 0, call.k);
-    const std::int64_t group = t / queries;
     const std::int32_t first_block = lists.first_block[group];
-    const LeftByRuns left{lists, (group + first_block) * queries + t % queries, queries,
+    const LeftByRuns left{lists, memory, (group + first_block) * queries + t % queries, queries,
                           lists.last_block[group] - first_block + 1};
     if (threadIdx.x == 0) memory.count = 0, memory.first_nan = no_position;
     __syncthreads();
-    for (int run = static_cast<int>(threadIdx.x); run < left.runs; run += choosing_threads) {
-        atomicAdd(&memory.count, lists.counts[left.first + run * left.step]);
-        atomicMin(&memory.first_nan, lists.first_nan[left.first + run * left.step]);
+    for (int i = static_cast<int>(threadIdx.x); i < left.runs * columns_of_a_query; i += choosing_threads) {
+        const std::int64_t query = left.first + i / columns_of_a_query * left.step;
+        const int column = i % columns_of_a_query;
+        atomicAdd(&memory.count, lists.counts[query * columns_of_a_query + column]);
+        if (column == 0) atomicMin(&memory.first_nan, lists.first_nan[query]);
     }
     __syncthreads();
-    if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
-        return tell_nan(indices, call.k, memory.first_nan);
-    const Search kth = kth_of_runs(memory, left, lists.k);
-    leave_unused(indices, write_in_order(memory, left, kth, range, indices), call.k);
+    const std::uint32_t count = memory.count;
+    Search search{.wanted = lists.k, .inside = count};
+    if (count <= lists.k) search.bits = key_bits;  // every key is above 0, the prefix
+    const auto may_be_chosen = [&] { return lists.k - search.wanted + search.inside; };
+    while (!is_over(search) && may_be_chosen() > room_on_chip) search = next_digit(memory, left, search);
+    const bool on_chip = may_be_chosen() <= room_on_chip;
+    if (on_chip)
+        bring_on_chip(memory, left, search);
+    else
+        left.each([](const Candidate&) {});
+    __syncthreads();
+    // All candidates have been seen.
+    const bool has_nan = memory.first_nan != no_position;
+    if (has_nan && !call.nan_as_minus_infinity) return tell_nan(indices, call.k, memory.first_nan);
+    // A NaN exceeds every guess: where it ranks last, it may stand in the place of a better one.
+    if (lists.guesses != nullptr && (has_nan || count < min(call.k, range.end - range.begin))) {
+        if (threadIdx.x == 0) atomicMax(&lists.again[group], 1);
+        return;
+    }
+    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, search, range, indices)
+                                          : choose(memory, left, search, range, indices);
+    leave_unused(indices, written, call.k);
 }
 
 }  // namespace dsa

@@ -45,61 +45,77 @@ class KeepCandidates {
 
     __device__ KeepCandidates(const Problem& problem, const RunLists& lists, Memory& memory, int consumer)
         : problem_(problem), lists_(lists), memory_(memory), consumer_(consumer) {
-        const std::int64_t first_query = (std::int64_t{blockIdx.x} * consumers + consumer) * S::queries;
-        columns_ = lists.columns + first_query * lists.rows * columns_of_a_query;
+        best_ = lists.best + (std::int64_t{blockIdx.x} * consumers + consumer) * S::queries * lists.room;
     }
 
     __device__ void begin(int group, int t_0, int t_end) {
         const std::int64_t run = group + std::int64_t{blockIdx.x};
-        left_ = (run * consumers + consumer_) * S::queries;
+        first_ = (run * consumers + consumer_) * S::queries;
+        columns_ = lists_.columns + first_ * lists_.rows * columns_of_a_query;
         queries_.begin(problem_, t_0, t_end);
 #pragma unroll
         for (int a = 0; a < own; ++a) {
-            row_[a] = 0;
-            // At first a NaN, which every score exceeds; where there is no query, what nothing exceeds.
+            next_[a] = column(a);
+            // Every score exceeds a NaN; where there is no query, nothing exceeds the threshold.
             threshold_[a] = __uint_as_float(queries_.is_there(a) ? 0xffffffffU : 0x7f800000U);
+            if (queries_.is_there(a) && lists_.guesses != nullptr)
+                threshold_[a] = lists_.guesses[queries_.t_0 + S::query(a)];
         }
-        if (thread() < S::queries) memory_.first_nan[thread()] = no_position;
+        if (thread() >= S::queries) return;
+        memory_.first_nan[thread()] = no_position;
+        memory_.search[thread()].low = 0;
     }
 
     __device__ void operator()(int s_0, const float (&scores)[S::scores]) {
-        const bool all_see = queries_.all_see(s_0);
+        const int s = s_0 + S::row(0);
+        if (queries_.all_see(s_0)) {
 #pragma unroll
-        for (int i = 0; i < S::scores; ++i) {
-            const int a = i % own;
-            if (!(scores[i] <= threshold_[a]) &&
-                (all_see || (queries_.is_there(i) && queries_.sees(problem_, i, s_0))))
-                column(a)[row_[a]++ * columns_of_a_query] = {scores[i], s_0 + S::row(i)};
+            for (int i = 0; i < S::scores; ++i)
+                if (exceeds(i, scores[i])) append(i, scores[i], s);
+        } else {
+#pragma unroll
+            for (int i = 0; i < S::scores; ++i)
+                if (exceeds(i, scores[i]) && queries_.is_there(i) && queries_.sees(problem_, i, s_0))
+                    append(i, scores[i], s);
         }
         if (++tiles_ % tiles_between_looks == 0) look();
     }
 
-    // What the run leaves goes to where the others of its group will find it.
     __device__ void end() {
-        cut();
-        if (thread() >= S::queries) return;
-        lists_.counts[left_ + thread()] = memory_.kept[thread()];
-        lists_.first_nan[left_ + thread()] = memory_.first_nan[thread()];
+#pragma unroll
+        for (int a = 0; a < own; ++a)
+            lists_.counts[(first_ + S::query(a)) * columns_of_a_query + column()] =
+                static_cast<std::uint32_t>(rows(a));
+        if (thread() < S::queries) lists_.first_nan[first_ + thread()] = memory_.first_nan[thread()];
     }
 
    private:
     static constexpr int threads = 128;
-    static constexpr int batch = 16;  // candidates that a thread looks at together
+    static constexpr int batch = own == 1 ? 16 : 8;  // candidates that a thread looks at together
 
     __device__ int thread() const { return static_cast<int>(threadIdx.x) % threads; }
     __device__ void sync() const { barrier_sync(1 + consumer_, threads); }
     __device__ int column() const { return warp_id() % 4 * 8 + lane_id() / 4; }
-    __device__ Scored* column(int a) const {
-        return columns_ + S::query(a) * lists_.rows * columns_of_a_query + column();
+    // Where own query a's column begins among the warpgroup's.
+    __device__ std::uint32_t column(int a) const {
+        return static_cast<std::uint32_t>((S::query(a) * lists_.rows) * columns_of_a_query + column());
+    }
+    __device__ int rows(int a) const { return static_cast<int>((next_[a] - column(a)) / columns_of_a_query); }
+
+    __device__ bool exceeds(int i, float score) const { return !(score <= threshold_[i % own]); }
+    // Score i of a thread, whose first is of the key s.
+    __device__ void append(int i, float score, int s) {
+        columns_[next_[i % own]] = {score, s + i / own * 8};
+        next_[i % own] += columns_of_a_query;
     }
 
-    __device__ Scored* kept(int a) const { return lists_.kept + (left_ + S::query(a)) * lists_.room; }
+    __device__ Scored* best(int a) const { return best_ + S::query(a) * lists_.room; }
 
     // Is a column full? All warps hear the same answer.
     __device__ void look() {
         bool full = false;
 #pragma unroll
-        for (int a = 0; a < own; ++a) full = full || row_[a] + newcomers > static_cast<int>(lists_.rows);
+        for (int a = 0; a < own; ++a) full = full || rows(a) + newcomers > static_cast<int>(lists_.rows);
         const int number = tiles_ / tiles_between_looks;
         int& is_full = memory_.is_full[number % 2];
         if (__any_sync(all_lanes, full) && lane_id() == 0) atomicMax(&is_full, number);
@@ -113,37 +129,34 @@ class KeepCandidates {
     // see(is_there, candidate) for own query a's column, some at a time, so that their loads are under way together.
     template <class See>
     __device__ void each(int a, See see) const {
-        const Scored* from = column(a);
-        const int most = redux_max(row_[a]);
+        const Scored* from = columns_ + column(a);
+        const int own_rows = rows(a), most = redux_max(own_rows);
         for (int base = 0; base < most; base += batch) {
             Scored some[batch];
-            std::uint32_t there = 0;
 #pragma unroll
-            for (int i = 0; i < batch; ++i) {
-                const bool is_there = base + i < row_[a];
-                some[i] = is_there ? from[(base + i) * columns_of_a_query] : Scored{0.0F, 0};
-                if (is_there) there |= 1U << i;
-            }
-            see(some, there);
+            for (int i = 0; i < batch; ++i)
+                some[i] = base + i < own_rows ? from[(base + i) * columns_of_a_query] : Scored{0.0F, 0};
+            see(some, own_rows - base);
         }
     }
 
-    // The k best of each query, and not many more, to where the run will leave them. The warpgroup's threads come.
+    // The k best of each query, and not many more, leave the columns. The warpgroup's threads come.
     __device__ void cut() {
         if (thread() < S::queries) memory_.kept[thread()] = 0;
         sync();
 #pragma unroll
-        for (int a = 0; a < own; ++a) atomicAdd(&memory_.kept[S::query(a)], static_cast<std::uint32_t>(row_[a]));
+        for (int a = 0; a < own; ++a) atomicAdd(&memory_.kept[S::query(a)], static_cast<std::uint32_t>(rows(a)));
         sync();
         if (thread() < S::queries) {
-            const bool fits = memory_.kept[thread()] <= lists_.room;
-            memory_.search[thread()] = {0, 64, fits};
+            // The k-th best was last found at `low`. It is likely to lie within two octaves above.
+            const std::uint64_t low = memory_.search[thread()].low >> 32 << 32;
+            memory_.search[thread()] = {low, low == 0 ? 64 : 32 + 24, memory_.kept[thread()] <= lists_.room};
             memory_.kept[thread()] = 0;
         }
         sync();
         while (!all_are_over()) narrow();
 #pragma unroll
-        for (int a = 0; a < own; ++a) keep(a, kept(a));
+        for (int a = 0; a < own; ++a) keep(a, best(a));
         sync();
     }
 
@@ -164,12 +177,12 @@ class KeepCandidates {
             const RankSearch search = memory_.search[S::query(a)];
             const int shift = max(0, search.bits - Memory::digit_bits);
             std::uint32_t beyond = 0;
-            each(a, [&](const Scored(&some)[batch], std::uint32_t there) {
+            each(a, [&](const Scored(&some)[batch], int count) {
                 if (search.is_over) return;
 #pragma unroll
                 for (int i = 0; i < batch; ++i) {
                     const std::uint64_t rank = rank_of(some[i]);
-                    if ((there >> i & 1) == 0 || rank < search.low) continue;
+                    if (i >= count || rank < search.low) continue;
                     const std::uint64_t bin = (rank - search.low) >> shift;
                     if (bin < Memory::bins)
                         atomicAdd(&memory_.counts[S::query(a)][bin], 1U);
@@ -195,6 +208,7 @@ class KeepCandidates {
         for (int i = 0; i < each_lane; ++i) mine += best[-i];
         std::uint32_t above = memory_.beyond[q] + sum_of_lanes_before(mine);
         __syncwarp();  // all lanes have read the search
+        if (memory_.beyond[q] >= lists_.k && lane_id() == 0) memory_.search[q] = {0, 64, false};  // it lies further
         if (above >= lists_.k || above + mine < lists_.k) return;
         const int shift = max(0, search.bits - Memory::digit_bits);
         for (int i = 0; i < each_lane; ++i) {
@@ -210,11 +224,11 @@ class KeepCandidates {
     __device__ void keep(int a, Scored* to) {
         const int q = S::query(a);
         const std::uint64_t low = memory_.search[q].low;
-        each(a, [&](const Scored(&some)[batch], std::uint32_t there) {
+        each(a, [&](const Scored(&some)[batch], int count) {
             std::uint32_t stay = 0;
 #pragma unroll
             for (int i = 0; i < batch; ++i) {
-                if ((there >> i & 1) == 0) continue;
+                if (i >= count) continue;
                 if (is_nan(some[i].score)) atomicMin(&memory_.first_nan[q], some[i].position);
                 if (rank_of(some[i]) >= low) stay |= 1U << i;
             }
@@ -240,12 +254,20 @@ class KeepCandidates {
 #pragma unroll
         for (int a = 0; a < own; ++a) {
             const int q = S::query(a);
-            const Scored* from = kept(a);
+            const Scored* from = best(a);
             const auto count = static_cast<int>(memory_.kept[q]);
-            int rows = 0;
-            for (int i = column(); i < count; i += columns_of_a_query)
-                column(a)[rows++ * columns_of_a_query] = from[i];
-            row_[a] = rows;
+            next_[a] = column(a);
+            for (int first = column(); first < count; first += batch * columns_of_a_query) {
+                Scored some[batch];
+#pragma unroll
+                for (int i = 0; i < batch; ++i)
+                    if (first + i * columns_of_a_query < count) some[i] = from[first + i * columns_of_a_query];
+#pragma unroll
+                for (int i = 0; i < batch; ++i)
+                    if (first + i * columns_of_a_query < count) columns_[next_[a] + i * columns_of_a_query] = some[i];
+                next_[a] +=
+                    min(batch, (count - first + columns_of_a_query - 1) / columns_of_a_query) * columns_of_a_query;
+            }
             const auto low = static_cast<std::uint32_t>(memory_.search[q].low >> 32);
             if (low != 0) threshold_[a] = score_of(low);
         }
@@ -256,11 +278,12 @@ class KeepCandidates {
     const RunLists& lists_;
     Memory& memory_;
     const int consumer_;
-    Scored* columns_;        // [S::queries, rows, 32]
-    std::int64_t left_ = 0;  // the first of the run's queries among all that runs leave
+    Scored* best_;               // [S::queries, room]
+    Scored* columns_ = nullptr;  // [S::queries, rows, 32], of this run
+    std::int64_t first_ = 0;     // of this run's queries among those of all runs
     QueriesSeeing<S> queries_{};
     float threshold_[own];
-    int row_[own];
+    std::uint32_t next_[own];  // where the next candidate goes
     int tiles_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include "optimized/indexer_logits/ring_levels.cuh"
 #include "optimized/indexer_top_k/best_of_runs.cuh"
 #include "optimized/indexer_top_k/columns.cuh"
+#include "optimized/indexer_top_k/guess.cuh"
 
 namespace dsa {
 namespace {
@@ -42,24 +43,65 @@ __global__ void __launch_bounds__(ring_threads, 1)
     }
 }
 
+// All groups, or those that a guess has spoilt.
+template <class S>
+struct KeptRows : MappedRows<S> {
+    const std::int32_t* again;  // null: all
+    __device__ Seen seen(std::int64_t t) const {
+        if (again != nullptr && again[t / this->queries_at_once] == 0) return {0, 0};
+        return MappedRows<S>::seen(t);
+    }
+};
+
 template <int heads, int row_bytes>
-void start(const IndexerTopK& call) {
+void run(const IndexerTopK& call, const LevelThree& all, bool again) {
     using S = Scores<heads, row_bytes, 256 / heads>;
-    const IndexerLogits& scoring = call.scoring;
-    const RunLists lists = run_lists(call);
-    if (scoring.S > 0)
-        launch("indexer_top_k_ring", indexer_top_k_ring<S, MappedRows<S>>,
-               {.blocks = run_list_sizes(call).blocks,
+    RunLists lists = all.lists;
+    if (again) lists.guesses = nullptr;
+    if (all.blocks > 0)
+        launch("indexer_top_k_ring", indexer_top_k_ring<S, KeptRows<S>>,
+               {.blocks = all.blocks,
                 .threads = ring_threads,
                 .shared_bytes = sizeof(KeepingMemory<S>),
-                .stream = scoring.stream},
-               mapped_rows<S>(scoring), lists);
+                .stream = call.scoring.stream},
+               KeptRows<S>{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}, lists);
     launch("best_of_runs", best_of_runs,
-           {.blocks = scoring.T,
+           {.blocks = call.scoring.T,
             .threads = choosing_threads,
             .shared_bytes = sizeof(ChoosingMemory),
-            .stream = scoring.stream},
-           call, lists, std::int64_t{2 * S::queries});
+            .stream = call.scoring.stream},
+           call, lists, all.queries, again);
+}
+
+// Scores of a sample of the keys, and what they tell of all.
+void guess_from_sample(const IndexerTopK& call, const LevelThree& all) {
+    const Sample& sample = all.sample;
+    const std::int64_t groups = blocks_for(call.scoring.T, all.queries);
+    launch("take_sample", take_sample,
+           {.blocks = blocks_at_work, .threads = guessing_threads, .stream = call.scoring.stream}, call.scoring,
+           sample, all.lists.again, groups);
+    IndexerLogits scoring = call.scoring;
+    scoring.k = sample.k;
+    scoring.k_scale = sample.k_scale;
+    scoring.start = sample.start;
+    scoring.end = sample.end;
+    scoring.S = sampled;
+    scoring.logits = sample.logits;
+    indexer_logits_level_4(scoring);
+    launch("guess", guess,
+           {.blocks = call.scoring.T,
+            .threads = guessing_threads,
+            .shared_bytes = sizeof(GuessingMemory),
+            .stream = call.scoring.stream},
+           call, sample);
+}
+
+template <int heads, int row_bytes>
+void start(const IndexerTopK& call) {
+    const LevelThree all = level_three(call);
+    if (all.samples) guess_from_sample(call, all);
+    run<heads, row_bytes>(call, all, false);
+    if (all.samples) run<heads, row_bytes>(call, all, true);
 }
 
 template <int row_bytes>
@@ -71,9 +113,19 @@ void start(const IndexerTopK& call) {
 
 }  // namespace
 
-std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call) { return run_list_sizes(call).bytes(); }
+std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call) {
+    IndexerTopK nowhere = call;
+    nowhere.workspace = nullptr;
+    return level_three(nowhere).bytes;
+}
 
-std::string indexer_top_k_level_3_declines(const IndexerTopK& call) { return ring_declines(call.scoring); }
+std::string indexer_top_k_level_3_declines(const IndexerTopK& call) {
+    const std::string why = ring_declines(call.scoring);
+    constexpr std::int64_t most_k = 1 << 20;
+    if (why.empty() && call.k > most_k)
+        return sentence("there is room for a k of up to ", most_k, "; it is ", call.k);
+    return why;
+}
 
 void indexer_top_k_level_3(const IndexerTopK& call) {
     if (call.scoring.T == 0) return;

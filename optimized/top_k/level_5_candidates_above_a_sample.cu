@@ -36,12 +36,6 @@ struct List {
     __device__ Candidate candidate(std::int64_t i) const { return {memory.keys[i], memory.positions[i]}; }
 };
 
-// What a score must exceed if its key is to be `key` or larger. -0.0 has 0.0's key, not the one below.
-__device__ float just_below(std::uint32_t key) {
-    constexpr std::uint32_t of_zero = 0x80000000U;
-    return score_of(key == of_zero ? key - 2 : key - 1);
-}
-
 // Any score exceeds a threshold that is a NaN.
 __device__ bool exceeds(float score, float threshold) { return !(score <= threshold); }
 

@@ -204,6 +204,13 @@ def hard_rows(S: int) -> dict:
     """Rows that fill level 3's columns: 32 a query, of the keys that are alike modulo 64 (but for 8)."""
     generator = np.random.default_rng(19)
     order = np.arange(S, dtype=np.float32)
+    stretch = max(S // 128, 1)
+    sampled = np.arange(128) * stretch + np.arange(128) * 40503 % stretch
+    sampled = sampled[sampled < S]
+    high, low, nans = (generator.normal(size=S) for _ in range(3))
+    high[sampled[::2]] += 10
+    low[sampled] -= 10
+    nans[7::9] = np.nan
     crowded = generator.normal(size=S)
     crowded[5::64] += np.arange(len(crowded[5::64])) + 10  # the best are all of one column, each better than the last
     return {
@@ -216,6 +223,9 @@ def hard_rows(S: int) -> dict:
         "a crowded bin": near(S, generator),
         "-inf": np.where(generator.random(S) < 0.95, -np.inf, crowded),
         "normal": generator.normal(size=S),
+        "a sample that is too good": high,
+        "a sample that is too bad": low,
+        "many NaN": nans,
     }
 
 
@@ -228,8 +238,9 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
     start, end = tensors["start"][0], tensors["end"][0]
     start[:] = [0, 1, 63, 64, 65, 0, 700, 1550, 7]
     end[:] = [S, S, S - 1, 1599, 1000, 41, 741, S, S]
-    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER, "indices")
-    np.testing.assert_array_equal(indices, best(np.tile(scores, (9, 1)), start, end, k))
+    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": "-inf"}, "indices")
+    ranked = np.where(np.isnan(scores), -np.inf, scores)
+    np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
 
 
 @pytest.mark.parametrize("H_I", (3, 20, 64))
