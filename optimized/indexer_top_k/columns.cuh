@@ -44,14 +44,10 @@ class KeepCandidates {
     using Memory = CutMemory<S>;
 
     __device__ KeepCandidates(const Problem& problem, const RunLists& lists, Memory& memory, int consumer)
-        : problem_(problem), lists_(lists), memory_(memory), consumer_(consumer) {
-        best_ = lists.best + (std::int64_t{blockIdx.x} * consumers + consumer) * S::queries * lists.room;
-    }
+        : problem_(problem), lists_(lists), memory_(memory), consumer_(consumer) {}
 
     __device__ void begin(int group, int t_0, int t_end) {
-        const std::int64_t run = group + std::int64_t{blockIdx.x};
-        first_ = (run * consumers + consumer_) * S::queries;
-        columns_ = lists_.columns + first_ * lists_.rows * columns_of_a_query;
+        group_ = group;
         queries_.begin(problem_, t_0, t_end);
 #pragma unroll
         for (int a = 0; a < own; ++a) {
@@ -84,32 +80,41 @@ class KeepCandidates {
     __device__ void end() {
 #pragma unroll
         for (int a = 0; a < own; ++a)
-            lists_.counts[(first_ + S::query(a)) * columns_of_a_query + column()] =
-                static_cast<std::uint32_t>(rows(a));
-        if (thread() < S::queries) lists_.first_nan[first_ + thread()] = memory_.first_nan[thread()];
+            lists_.counts[first(a) * columns_of_a_query + column()] = static_cast<std::uint32_t>(rows(a));
+        if (thread() < S::queries) lists_.first_nan[first() + thread()] = memory_.first_nan[thread()];
     }
 
    private:
     static constexpr int threads = 128;
-    static constexpr int batch = own == 1 ? 16 : 8;  // candidates that a thread looks at together
+    static constexpr int batch = 8;  // candidates that a thread looks at together
 
     __device__ int thread() const { return static_cast<int>(threadIdx.x) % threads; }
     __device__ void sync() const { barrier_sync(1 + consumer_, threads); }
     __device__ int column() const { return warp_id() % 4 * 8 + lane_id() / 4; }
-    // Where own query a's column begins among the warpgroup's.
+    // This run's first query among those of all runs; and own query a.
+    __device__ std::uint32_t first() const {
+        const std::uint32_t run = static_cast<std::uint32_t>(group_) + blockIdx.x;
+        return (run * consumers + static_cast<std::uint32_t>(consumer_)) * S::queries;
+    }
+    __device__ std::uint32_t first(int a) const { return first() + static_cast<std::uint32_t>(S::query(a)); }
+    // Where own query a's column begins in lists.columns. A number of 32 bits: registers are scarce.
     __device__ std::uint32_t column(int a) const {
-        return static_cast<std::uint32_t>((S::query(a) * lists_.rows) * columns_of_a_query + column());
+        return first(a) * static_cast<std::uint32_t>(lists_.rows) * columns_of_a_query +
+               static_cast<std::uint32_t>(column());
     }
     __device__ int rows(int a) const { return static_cast<int>((next_[a] - column(a)) / columns_of_a_query); }
 
     __device__ bool exceeds(int i, float score) const { return !(score <= threshold_[i % own]); }
     // Score i of a thread, whose first is of the key s.
     __device__ void append(int i, float score, int s) {
-        columns_[next_[i % own]] = {score, s + i / own * 8};
+        lists_.columns[next_[i % own]] = {score, s + i / own * 8};
         next_[i % own] += columns_of_a_query;
     }
 
-    __device__ Scored* best(int a) const { return best_ + S::query(a) * lists_.room; }
+    __device__ Scored* best(int a) const {
+        const std::int64_t first = (std::int64_t{blockIdx.x} * consumers + consumer_) * S::queries;
+        return lists_.best + (first + S::query(a)) * lists_.room;
+    }
 
     // Is a column full? All warps hear the same answer.
     __device__ void look() {
@@ -129,7 +134,7 @@ class KeepCandidates {
     // see(is_there, candidate) for own query a's column, some at a time, so that their loads are under way together.
     template <class See>
     __device__ void each(int a, See see) const {
-        const Scored* from = columns_ + column(a);
+        const Scored* from = lists_.columns + column(a);
         const int own_rows = rows(a), most = redux_max(own_rows);
         for (int base = 0; base < most; base += batch) {
             Scored some[batch];
@@ -264,7 +269,8 @@ class KeepCandidates {
                     if (first + i * columns_of_a_query < count) some[i] = from[first + i * columns_of_a_query];
 #pragma unroll
                 for (int i = 0; i < batch; ++i)
-                    if (first + i * columns_of_a_query < count) columns_[next_[a] + i * columns_of_a_query] = some[i];
+                    if (first + i * columns_of_a_query < count)
+                        lists_.columns[next_[a] + i * columns_of_a_query] = some[i];
                 next_[a] +=
                     min(batch, (count - first + columns_of_a_query - 1) / columns_of_a_query) * columns_of_a_query;
             }
@@ -278,9 +284,7 @@ class KeepCandidates {
     const RunLists& lists_;
     Memory& memory_;
     const int consumer_;
-    Scored* best_;               // [S::queries, room]
-    Scored* columns_ = nullptr;  // [S::queries, rows, 32], of this run
-    std::int64_t first_ = 0;     // of this run's queries among those of all runs
+    int group_ = 0;
     QueriesSeeing<S> queries_{};
     float threshold_[own];
     std::uint32_t next_[own];  // where the next candidate goes

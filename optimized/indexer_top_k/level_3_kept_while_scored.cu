@@ -48,7 +48,7 @@ template <class S>
 struct KeptRows : MappedRows<S> {
     const std::int32_t* again;  // null: all
     __device__ Seen seen(std::int64_t t) const {
-        if (again != nullptr && again[t / this->queries_at_once] == 0) return {0, 0};
+        if (again != nullptr && again[static_cast<std::uint32_t>(t) / (consumers * S::queries)] == 0) return {0, 0};
         return MappedRows<S>::seen(t);
     }
 };

@@ -74,6 +74,7 @@ struct LevelThree {
     RunLists lists;
     Sample sample;
     std::int64_t queries, blocks;  // of a group; at work
+    std::int64_t places;           // in all columns
     bool samples;
     std::int64_t bytes;
 };
@@ -98,7 +99,8 @@ inline LevelThree level_three(const IndexerTopK& call) {
     // The run of group g in block b has the number g + b.
     const std::int64_t lists_left = (groups + all.blocks) * all.queries;
     Parts parts(call.workspace);
-    lists.columns = parts.next<Scored>(lists_left * lists.rows * columns_of_a_query);
+    all.places = lists_left * lists.rows * columns_of_a_query;
+    lists.columns = parts.next<Scored>(all.places);
     lists.counts = parts.next<std::uint32_t>(lists_left * columns_of_a_query);
     lists.first_nan = parts.next<std::int32_t>(lists_left);
     lists.best = parts.next<Scored>(all.blocks * all.queries * lists.room);
