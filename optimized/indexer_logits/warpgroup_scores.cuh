@@ -36,33 +36,6 @@ struct Scores {
     __device__ static bool counts() { return sums >= 4 || lane_id() % 4 < sums; }
 };
 
-// A warpgroup's queries, from t_0 to before t_end, and which of them see a key.
-template <class S>
-struct QueriesSeeing {
-    int t_0, t_end;
-    Seen by_all;  // every one of them sees these keys
-
-    template <class Problem>
-    __device__ void begin(const Problem& problem, int first, int beyond) {
-        t_0 = first;
-        t_end = beyond;
-        by_all = {0, t_end - t_0 == S::queries ? 0x7fffffff : 0};
-#pragma unroll 4
-        for (int t = t_0; t < t_end; ++t) {
-            const Seen seen = problem.seen(t);
-            by_all = {max(by_all.begin, seen.begin), min(by_all.end, seen.end)};
-        }
-    }
-    __device__ bool all_see(int s_0) const { return s_0 >= by_all.begin && s_0 + S::keys <= by_all.end; }
-    // Of a thread's score i.
-    __device__ bool is_there(int i) const { return t_0 + S::query(i) < t_end; }
-    template <class Problem>
-    __device__ bool sees(const Problem& problem, int i, int s_0) const {
-        const Seen seen = problem.seen(t_0 + S::query(i));
-        return s_0 + S::row(i) >= seen.begin && s_0 + S::row(i) < seen.end;
-    }
-};
-
 // What ReLU costs beside the FFMA that weighs and adds. Both let NaN through, which a maximum would not.
 enum class Relu {
     by_absolute,   // (x + |x|) / 2: an FADD; the 1/2 is in the weights

@@ -14,29 +14,47 @@ struct WriteLogits {
     // A thread's scores: of `a_key` queries, every fourth, and then of the key 8 further.
     static constexpr int a_key = S::queries < 4 ? 1 : S::queries / 4;
 
+    static constexpr int stretch = 0x7fffffff;  // there is nothing to do in between
+
     const Problem& problem;
-    QueriesSeeing<S> queries = {};
+    int t_0 = 0, t_end = 0;
+    Seen by_all = {};       // every one of the queries sees these keys
     float* mine = nullptr;  // where score 0 of key 0 goes
 
-    __device__ void begin(int /*group*/, int t_0, int t_end) {
-        queries.begin(problem, t_0, t_end);
+    __device__ void begin(int first, int beyond) {
+        t_0 = first;
+        t_end = beyond;
         mine = problem.logits(t_0 + S::query(0)) + S::row(0);
+        by_all = {0, t_end - t_0 == S::queries ? 0x7fffffff : 0};
+#pragma unroll 4
+        for (int t = t_0; t < t_end; ++t) {
+            const Seen seen = problem.seen(t);
+            by_all = {max(by_all.begin, seen.begin), min(by_all.end, seen.end)};
+        }
     }
     __device__ void operator()(int s_0, const float (&scores)[S::scores]) const {
         if (!S::counts()) return;
+        const bool inside = s_0 >= by_all.begin && s_0 + S::keys <= by_all.end;
         float* tile = mine + s_0;
-        if (queries.all_see(s_0)) {
+        if (inside) {
 #pragma unroll
             for (int i = 0; i < S::scores; ++i) tile[place(i)] = scores[i];
         } else {
 #pragma unroll
             for (int i = 0; i < S::scores; ++i)
-                if (queries.is_there(i) && s_0 + S::row(i) < problem.S())
-                    tile[place(i)] = queries.sees(problem, i, s_0) ? scores[i] : minus_infinity();
+                if (exists(i, s_0)) tile[place(i)] = sees(i, s_0) ? scores[i] : minus_infinity();
         }
     }
+    __device__ void rest() const {}
     __device__ void end() const {}
     __device__ std::int64_t place(int i) const { return i % a_key * 4 * problem.S() + i / a_key * 8; }
+    __device__ bool exists(int i, int s_0) const {
+        return t_0 + S::query(i) < t_end && s_0 + S::row(i) < problem.S();
+    }
+    __device__ bool sees(int i, int s_0) const {
+        const Seen seen = problem.seen(t_0 + S::query(i));
+        return s_0 + S::row(i) >= seen.begin && s_0 + S::row(i) < seen.end;
+    }
 };
 
 // -inf to the keys that lie in no tile of a query's group. `thread` of `threads`; blocks share the rows.

@@ -28,7 +28,11 @@ template <class S, class Problem>
 __global__ void __launch_bounds__(ring_threads, 1)
     indexer_top_k_ring(__grid_constant__ const Problem problem, __grid_constant__ const RunLists lists) {
     auto& memory = shared<KeepingMemory<S>>();
-    if (threadIdx.x < consumers * 2) memory.cuts[threadIdx.x / 2].is_full[threadIdx.x % 2] = 0;
+    if (threadIdx.x < consumers) {
+        CutMemory<S>& cut = memory.cuts[threadIdx.x];
+        cut.zero = 0;
+        cut.is_full[0] = cut.is_full[1] = 0;
+    }
     begin_ring<S>(memory, problem);
     const int warpgroup = static_cast<int>(threadIdx.x) / 128;
     if (warpgroup == 0) {
@@ -38,7 +42,7 @@ __global__ void __launch_bounds__(ring_threads, 1)
         __syncwarp();
     } else {
         take_registers<consumer_registers>();
-        KeepCandidates<S, Problem> take(problem, lists, memory.cuts[warpgroup - 1], warpgroup - 1);
+        KeepCandidates<S, Problem> take(problem, lists, memory.cuts[warpgroup - 1]);
         consume<S, Relu::by_predicate>(memory, problem, warpgroup - 1, take);
     }
 }
