@@ -7,7 +7,8 @@
 //
 // level 1  one block a query: a thread a key scores 128 keys, then those above the threshold are appended
 // level 2  tensor cores: a block's 4 queries share the keys, and each warp appends for one query
-// level 3  wgmma, with Hopper's sums: each thread of indexer_logits' ring appends to a column of its own
+// level 3  wgmma, with Hopper's sums: indexer_logits' ring, each thread of which appends to a column of its own what
+//          exceeds the guess that a sample of the keys allows; then a block a query chooses
 #pragma once
 
 #include "optimized/indexer_logits/op.h"
