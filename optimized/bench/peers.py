@@ -52,6 +52,23 @@ def _deep_gemm_logits(question: Question, x: dict):
     return lambda: deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"])
 
 
+def _logits_then(question: Question, x: dict, choose: Callable):
+    """Scores and selection by two kernels, for the op that does both in one."""
+    if question.op != "indexer_top_k":
+        return None
+    import deep_gemm
+
+    return lambda: choose(deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"]))
+
+
+def _deep_gemm_then_flashinfer(question: Question, x: dict):
+    if question.op != "indexer_top_k":
+        return None
+    import flashinfer
+
+    return _logits_then(question, x, lambda logits: flashinfer.top_k(logits, K))
+
+
 def _flash_mla(question: Question, x: dict):
     if question.op not in ("sparse_prefill", "sparse_decode"):
         return None
@@ -76,6 +93,8 @@ PEERS: dict[str, Callable] = {
     "PyTorch": lambda q, x: _torch_top_k(q, x) or _torch_rms_norm(q, x) or _torch_layer_norm(q, x),
     "FlashInfer": _flashinfer_top_k,
     "DeepGEMM": _deep_gemm_logits,
+    "DeepGEMM, then FlashInfer": _deep_gemm_then_flashinfer,
+    "DeepGEMM, then PyTorch": lambda q, x: _logits_then(q, x, lambda logits: torch.topk(logits, K, dim=1)),
     "FlashMLA": _flash_mla,
 }
 

@@ -184,7 +184,8 @@ __device__ inline void release(Mbarrier& empty) {
     if (lane_id() == 0) mbarrier_arrive(empty);
 }
 
-// One warpgroup. take.begin(t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys from s_0 on.
+// One warpgroup. take.begin(t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys from s_0 on;
+// take.rest(): after every Take::stretch tiles; take.end(): the run is over.
 template <class S, Relu relu, class Memory, class Problem, class Take>
 __device__ void consume(Memory& memory, const Problem& problem, int consumer, Take& take) {
     constexpr bool share_keys = Problem::consumers_share_keys;
@@ -203,23 +204,29 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
         take.begin(t_0, t_end);
         mbarrier_wait_in_block(memory.queries_full[set.stage], set.parity);
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
-        for (int tile = run.begin; tile < run.end; ++tile, turn.next()) {
-            if (!share_keys && number++ % consumers != consumer) continue;
-            mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
-            begin_dots<S>(dots, memory.keys[turn.stage], queries);
-            float scales[S::scores];
+        // What is done now and then stands outside of the innermost loop: its registers are all taken.
+        for (int tile = run.begin; tile < run.end;) {
+            const int until = run.end - tile < Take::stretch ? run.end : tile + Take::stretch;
+            for (; tile < until; ++tile, turn.next()) {
+                if (!share_keys && number++ % consumers != consumer) continue;
+                mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
+                begin_dots<S>(dots, memory.keys[turn.stage], queries);
+                float scales[S::scores];
 #pragma unroll
-            for (int i = 0; i < S::scores; ++i) scales[i] = memory.k_scale[turn.stage][S::row(i)];
-            wgmma_wait<0>();
-            hold(dots);
-            release(memory.empty[turn.stage]);
-            float scores[S::scores];
-            head_sums<S, relu>(scores, dots, weights);
+                for (int i = 0; i < S::scores; ++i) scales[i] = memory.k_scale[turn.stage][S::row(i)];
+                wgmma_wait<0>();
+                hold(dots);
+                release(memory.empty[turn.stage]);
+                float scores[S::scores];
+                head_sums<S, relu>(scores, dots, weights);
 #pragma unroll
-            for (int i = 0; i < S::scores; ++i) scores[i] = problem.score(scores[i], scales[i]);
-            take(tile * S::keys, scores);
+                for (int i = 0; i < S::scores; ++i) scores[i] = problem.score(scores[i], scales[i]);
+                take(tile * S::keys, scores);
+            }
+            take.rest();
         }
         release(memory.queries_empty[set.stage]);
+        take.end();
     }
 }
 

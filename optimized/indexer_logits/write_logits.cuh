@@ -14,6 +14,8 @@ struct WriteLogits {
     // A thread's scores: of `a_key` queries, every fourth, and then of the key 8 further.
     static constexpr int a_key = S::queries < 4 ? 1 : S::queries / 4;
 
+    static constexpr int stretch = 0x7fffffff;  // there is nothing to do in between
+
     const Problem& problem;
     int t_0 = 0, t_end = 0;
     Seen by_all = {};       // every one of the queries sees these keys
@@ -43,6 +45,8 @@ struct WriteLogits {
                 if (exists(i, s_0)) tile[place(i)] = sees(i, s_0) ? scores[i] : minus_infinity();
         }
     }
+    __device__ void rest() const {}
+    __device__ void end() const {}
     __device__ std::int64_t place(int i) const { return i % a_key * 4 * problem.S() + i / a_key * 8; }
     __device__ bool exists(int i, int s_0) const {
         return t_0 + S::query(i) < t_end && s_0 + S::row(i) < problem.S();

@@ -12,7 +12,9 @@ namespace {
 const Ladder<IndexerTopK> ladder{"indexer_top_k",
                                  {{"candidates above a threshold", indexer_top_k_level_1, nullptr, candidate_bytes},
                                   {"tensor cores, 4 queries share the keys", indexer_top_k_level_2,
-                                   indexer_top_k_level_2_declines, candidate_bytes}}};
+                                   indexer_top_k_level_2_declines, candidate_bytes},
+                                  {"kept while they are scored", indexer_top_k_level_3,
+                                   indexer_top_k_level_3_declines, indexer_top_k_workspace_3}}};
 
 IndexerTopK read(const dsa_indexer_top_k_args& args) {
     const Case about(args.case_json);

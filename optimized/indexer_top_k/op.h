@@ -7,6 +7,8 @@
 //
 // level 1  one block a query: a thread a key scores 128 keys, then those above the threshold are appended
 // level 2  tensor cores: a block's 4 queries share the keys, and each warp appends for one query
+// level 3  wgmma, with Hopper's sums: indexer_logits' ring, each thread of which appends to a column of its own what
+//          exceeds the guess that a sample of the keys allows; then a block a query chooses
 #pragma once
 
 #include "optimized/indexer_logits/op.h"
@@ -34,5 +36,8 @@ std::int64_t candidate_bytes(const IndexerTopK& call);
 void indexer_top_k_level_1(const IndexerTopK& call);
 void indexer_top_k_level_2(const IndexerTopK& call);
 std::string indexer_top_k_level_2_declines(const IndexerTopK& call);
+void indexer_top_k_level_3(const IndexerTopK& call);
+std::string indexer_top_k_level_3_declines(const IndexerTopK& call);
+std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call);
 
 }  // namespace dsa

@@ -210,6 +210,33 @@ __device__ void sum_bins(const Group& group, Histogram<Group::most>& histogram) 
     }
 }
 
+// Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
+// each(see) calls see(key) for a thread's keys. `memory` has a histogram and a place. All threads of the block, which
+// is alone, come after a barrier.
+template <class Memory, class Each>
+__device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each each) {
+    for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
+        constexpr int digit_bits = 11;
+        const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
+        for (int i = static_cast<int>(threadIdx.x); i < bins; i += holding_threads) memory.histogram.bins[i] = 0;
+        __syncthreads();
+        each([&](std::uint32_t key) {
+            const std::uint32_t from_low = key - place.low;
+            if (from_low <= place.high - place.low) atomicAdd(&memory.histogram.bins[from_low >> shift], 1U);
+        });
+        __syncthreads();
+        sum_bins(Alone{}, memory.histogram);
+        __syncthreads();
+        if (warp_id() == 0) {
+            place = narrowed(Alone{}, memory.histogram, place, shift);
+            if (lane_id() == 0) memory.place = place;
+        }
+        __syncthreads();
+        place = memory.place;
+    }
+    return place;
+}
+
 // Calls see(i, slot) for the thread's keys i in `chosen`, where slot counts the block's chosen ones in the row's
 // order. All threads come.
 template <int pieces, class See>

@@ -36,46 +36,8 @@ struct List {
     __device__ Candidate candidate(std::int64_t i) const { return {memory.keys[i], memory.positions[i]}; }
 };
 
-// key_of's inverse; of a key that no score has, a NaN.
-__device__ float score_of(std::uint32_t key) {
-    constexpr std::uint32_t sign = 0x80000000U;
-    return __uint_as_float((key & sign) != 0 ? key ^ sign : ~key);
-}
-
-// What a score must exceed if its key is to be `key` or larger. -0.0 has 0.0's key, not the one below.
-__device__ float just_below(std::uint32_t key) {
-    constexpr std::uint32_t of_zero = 0x80000000U;
-    return score_of(key == of_zero ? key - 2 : key - 1);
-}
-
 // Any score exceeds a threshold that is a NaN.
 __device__ bool exceeds(float score, float threshold) { return !(score <= threshold); }
-
-// Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
-// each(see) calls see(key) for a thread's keys. All threads come, after a barrier.
-template <class Each>
-__device__ Place narrowed_to(Shared& memory, Place place, int most_digits, Each each) {
-    for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
-        constexpr int digit_bits = 11;
-        const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
-        for (int i = static_cast<int>(threadIdx.x); i < bins; i += holding_threads) memory.histogram.bins[i] = 0;
-        __syncthreads();
-        each([&](std::uint32_t key) {
-            const std::uint32_t from_low = key - place.low;
-            if (from_low <= place.high - place.low) atomicAdd(&memory.histogram.bins[from_low >> shift], 1U);
-        });
-        __syncthreads();
-        sum_bins(Alone{}, memory.histogram);
-        __syncthreads();
-        if (warp_id() == 0) {
-            place = narrowed(Alone{}, memory.histogram, place, shift);
-            if (lane_id() == 0) memory.place = place;
-        }
-        __syncthreads();
-        place = memory.place;
-    }
-    return place;
-}
 
 // What a block knows of its row while that passes by.
 struct Stream {

@@ -17,6 +17,18 @@ __device__ inline std::uint32_t key_of(float score) {
     return (bits & sign) != 0 ? ~bits : bits | sign;
 }
 
+// key_of's inverse; of a key that no score has, a NaN or -0.0.
+__device__ inline float score_of(std::uint32_t key) {
+    constexpr std::uint32_t sign = 0x80000000U;
+    return __uint_as_float((key & sign) != 0 ? key ^ sign : ~key);
+}
+
+// What a score must exceed if its key is to be `key` or larger. -0.0 has 0.0's key, not the one below.
+__device__ inline float just_below(std::uint32_t key) {
+    constexpr std::uint32_t of_zero = 0x80000000U;
+    return score_of(key == of_zero ? key - 2 : key - 1);
+}
+
 // The sum of the values of all threads before this one, and of all. `scratch` has a place a warp and may be used
 // again at once.
 struct SumBefore {

@@ -180,6 +180,101 @@ def test_fused_selection_is_that_of_the_same_levels_logits(tmp_path, level, scor
     np.testing.assert_array_equal(indices, best(logits, start, end, 150))
 
 
+HOPPER = {"fp8_sums": "hopper"}
+
+
+def directed(scores, D_I: int = 64) -> dict:
+    """The indexer's inputs whose every query has these scores [S]: one head, q . k = 1, and k_scale does the rest."""
+    T, S = 9, len(scores)  # a warpgroup's 8 queries of the 16 are there, and one of the other's
+    one = np.zeros((T, 1, D_I))
+    one[..., 0] = 1
+    key = np.zeros((S, D_I))
+    key[:, 0] = 1
+    return {
+        "q": (dtypes.to_e4m3(one), "float8_e4m3"),
+        "k": (dtypes.to_e4m3(key), "float8_e4m3"),
+        "k_scale": (np.asarray(scores, np.float32), "float32"),
+        "weights": (np.ones((T, 1), np.float32), "float32"),
+        "start": (np.zeros(T, np.int32), "int32"),
+        "end": (np.full(T, S, np.int32), "int32"),
+    }
+
+
+def hard_rows(S: int) -> dict:
+    """Rows that fill level 3's columns: 32 a query, of the keys that are alike modulo 64 (but for 8)."""
+    generator = np.random.default_rng(19)
+    order = np.arange(S, dtype=np.float32)
+    stretch = max(S // 128, 1)
+    sampled = np.arange(128) * stretch + np.arange(128) * 40503 % stretch
+    sampled = sampled[sampled < S]
+    high, low, nans = (generator.normal(size=S) for _ in range(3))
+    high[sampled[::2]] += 10
+    low[sampled] -= 10
+    nans[7::9] = np.nan
+    crowded = generator.normal(size=S)
+    crowded[5::64] += np.arange(len(crowded[5::64])) + 10  # the best are all of one column, each better than the last
+    return {
+        "ascending": order,
+        "descending": -order,
+        "all equal": np.full(S, 0.25),
+        "all 0": np.zeros(S),
+        "two values": generator.integers(0, 2, S),
+        "a crowded column": crowded,
+        "a crowded bin": near(S, generator),
+        "-inf": np.where(generator.random(S) < 0.95, -np.inf, crowded),
+        "normal": generator.normal(size=S),
+        "a sample that is too good": high,
+        "a sample that is too bad": low,
+        "many NaN": nans,
+    }
+
+
+@pytest.mark.parametrize("row", hard_rows(64))
+def test_columns_of_candidates_lose_nothing(tmp_path, row):
+    """Level 3 cuts each query's columns several times, whatever comes; ranges begin and end anywhere."""
+    S, k = 1601, 40
+    tensors = directed(hard_rows(S)[row])
+    scores = tensors["k_scale"][0]
+    start, end = tensors["start"][0], tensors["end"][0]
+    start[:] = [0, 1, 63, 64, 65, 0, 700, 1550, 7]
+    end[:] = [S, S, S - 1, 1599, 1000, 41, 741, S, S]
+    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": "-inf"}, "indices")
+    ranked = np.where(np.isnan(scores), -np.inf, scores)
+    np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
+
+
+@pytest.mark.parametrize("H_I", (3, 20, 64))
+@pytest.mark.parametrize("scores", ("float32", "bf16"))
+def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, H_I):
+    """One to four queries a thread, packed sequences, a query without keys."""
+    tensors = scoring_tensors(37, 1500, H_I, np.random.default_rng(20))
+    conventions = {"indexer_scores": scores} | HOPPER
+    logits = answer(tmp_path, "indexer_logits", 4, tensors, {}, conventions, "logits")
+    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": 50}, conventions, "indices")
+    np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
+
+
+@pytest.mark.parametrize("nan_scores", ("error", "-inf"))
+def test_columns_of_candidates_keep_a_nan(tmp_path, nan_scores):
+    """The first of a row is told, though better candidates have long displaced it; or it ranks last."""
+    S, k = 1500, 40
+    scores = np.arange(S, dtype=np.float32)
+    scores[[7, 8, 900, 1400]] = np.nan
+    scores[1000:1400:3] = np.nan
+    tensors = directed(scores)
+    tensors["start"][0][:] = [8, 9, 0, 901, 1000, 0, 0, 0, 0]
+    tensors["end"][0][-1] = 7
+    out, run = ran(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": nan_scores})
+    if nan_scores == "error":
+        assert run.returncode == 2
+        assert "logits[0, 8] is NaN" in run.stderr
+        return
+    assert run.returncode == 0, run.stderr
+    ranked = np.tile(np.where(np.isnan(scores), -np.inf, scores), (9, 1))
+    right = best(ranked, tensors["start"][0], tensors["end"][0], k)
+    np.testing.assert_array_equal(np.load(out / "indices.npy"), right)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_fused_selection_tells_a_nan(tmp_path, level):
     """A key whose scale is NaN, seen by the last query only."""
