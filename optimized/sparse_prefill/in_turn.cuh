@@ -1,0 +1,386 @@
+// Two warpgroups that score in turn, each one tile of 32 keys, and a third that gathers. Each of the two owns half of
+// v's columns and adds both p v's: that of its own tile, p still in its registers, and that of the other's tile,
+// whose p comes through shared memory. The other's runs beside the softmax of its own.
+//
+// Tiles are counted over all items of a block: tile n lies in place n % stages, and warpgroup n % 2 scores it. So
+// each tells before it hears again. What was told of tile n has been read when the other tells of n + 1, and p of n
+// when it tells of n + 3.
+#pragma once
+
+#include <type_traits>
+
+#include "optimized/hopper/barrier.h"
+#include "optimized/hopper/cp_async.h"
+#include "optimized/hopper/fence.h"
+#include "optimized/hopper/registers.h"
+#include "optimized/hopper/tma.h"
+#include "optimized/sparse_prefill/work.cuh"
+
+namespace dsa::latent_tile::in_turn {
+
+inline constexpr int threads = 3 * warpgroup;
+inline constexpr int tile_keys = 32;
+inline constexpr int stages = 4;
+inline constexpr int kept_panels = 2;                        // of q, in registers
+inline constexpr int of_a_gatherer = 24, of_a_scorer = 240;  // registers
+inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
+inline constexpr int of_a_half = value_panels / 2 * apart;
+inline constexpr Swizzle of_p = Swizzle::bytes_64;
+
+struct alignas(1024) Tile {
+    unsigned char at[panels * apart];  // [panels, tile_keys, panel_columns]
+};
+struct alignas(1024) Weights {
+    bf16 at[heads * tile_keys];  // [heads, tile_keys]
+};
+// By who scored a tile.
+struct Told {
+    std::uint32_t rises[4];  // whether rows of warp w have a new reference
+    float factor[heads];     // then: by what older sums are multiplied,
+    float reference[heads];  // and the reference
+    float largest[heads];    // of an item's last tile but one: the maximum of its scorer's tiles,
+    float end[heads];        // and their sum; of the last one: what the sums of p v are multiplied by
+};
+struct Shared {
+    Tile tile[stages];
+    Panel q[panels - kept_panels];
+    Weights p[stages];
+    Told told[2];
+    unsigned char valid[stages][4];  // bit i of byte w: key 8 w + i counts
+    Mbarrier q_full;
+    Mbarrier full[stages];    // rows are there
+    Mbarrier scored[stages];  // p is there
+    Mbarrier empty[stages];   // p v is done
+};
+
+__device__ inline int tiles_of(const Work& work) { return work.k == 0 ? 1 : (work.k + tile_keys - 1) / tile_keys; }
+__device__ inline int place_of(unsigned n) { return static_cast<int>(n % stages); }
+__device__ inline int parity_of(unsigned n) { return static_cast<int>(n / stages % 2); }
+
+__device__ inline void prepare(Shared& memory) {
+    if (threadIdx.x == 0) {
+        mbarrier_init(memory.q_full, 1);
+        for (int i = 0; i < stages; ++i) {
+            mbarrier_init(memory.full[i], warpgroup + 4);
+            mbarrier_init(memory.scored[i], 4);
+            mbarrier_init(memory.empty[i], 8);
+        }
+        fence_mbarrier_init();
+    }
+    __syncthreads();
+}
+
+// Warp w brings rows 8 w ... 8 w + 7 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
+// first; ask(slot), a tile ahead; answer(asked, slot), -1 where the slot does not count.
+template <class Indices>
+__device__ void gather(Shared& memory, const Work& work, Indices indices) {
+    constexpr int rows_each = tile_keys / 4, rows_at_once = 4;
+    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work);
+    const int mine = warp * rows_each + lane % rows_each;
+    const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
+    // Four rows on, the swizzle's third bit is the other one.
+    const int next_place = first_place + rows_at_once * row_bytes + ((first_place & 64) == 0 ? 64 : -64);
+    unsigned n = 0;
+    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
+        indices.begin(item, n);
+        auto asked = indices.ask(mine);
+        for (int tile = 0; tile < tiles; ++tile, ++n) {
+            const int at = place_of(n);
+            const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
+            const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
+            mbarrier_wait_in_block(memory.empty[at], parity_of(n) ^ 1);
+            if (lane == 0) memory.valid[at][warp] = static_cast<unsigned char>(valid & 0xffU);
+#pragma unroll
+            for (int i = 0; i < rows_each / rows_at_once; ++i) {
+                const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
+                const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) + lane % 8 * 8;
+                unsigned char* to = memory.tile[at].at + (i == 0 ? first_place : next_place);
+#pragma unroll
+                for (int panel = 0; panel < panels; ++panel)
+                    cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
+            }
+            cp_async_arrive(memory.full[at]);
+            if (lane == 0) mbarrier_arrive(memory.full[at]);
+            asked = indices.ask((tile + 1) * tile_keys + mine);
+        }
+    }
+}
+
+using KeptQ = std::uint32_t[kept_panels * steps][4];
+
+// This thread's part of q's first panels.
+__device__ inline void load_q(KeptQ& q, const Work& work, int item) {
+    const bf16* rows[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const int row = work.first_row(item) + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
+        // Past the last head there are no rows, or another query's: they are not stored.
+        rows[i] = work.q + std::int64_t{min(row, work.T * work.H - 1)} * d + lane_id() % 4 * 2;
+    }
+#pragma unroll
+    for (int step = 0; step < kept_panels * steps; ++step)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            q[step][i] = *reinterpret_cast<const std::uint32_t*>(rows[i % 2] + step * 16 + i / 2 * 8);
+}
+
+// One thread: the other panels.
+__device__ inline void load_rest_of_q(Shared& memory, const Work& work, const TensorMap& q, int item) {
+    const int row = work.first_row(item);
+    mbarrier_arrive_expect(memory.q_full, sizeof memory.q);
+    for (int panel = kept_panels; panel < panels; ++panel)
+        tma_load(&memory.q[panel - kept_panels], q, {panel * panel_columns, row}, memory.q_full);
+}
+
+// The running softmax with less to do: whether any of this thread's own numbers lies beyond the reference is asked of
+// the warp by one vote, and only if so do the four threads of a row look for its maximum.
+struct SeldomSoftmax : RunningSoftmax {
+    float limit[2] = {minus_infinity(), minus_infinity()};  // s beyond it moves the reference
+    float below[2] = {};                                    // the reference as an exponent of 2
+
+    __device__ void refer(int row, float to, float to_log2) {
+        reference[row] = to;
+        limit[row] = to + let_grow / to_log2;
+        below[row] = to == minus_infinity() ? 0.0F : to * to_log2;
+    }
+    // The other warpgroup's tile has moved the reference.
+    __device__ void follow(int row, float by, float to, float to_log2) {
+        sum[row] *= by;
+        refer(row, to, to_log2);
+    }
+    // s becomes p. Whether older sums of any row of this warp are rescaled, by `factor`.
+    template <int half_n>
+    __device__ bool step(float (&s)[half_n], std::uint32_t valid, float to_log2) {
+        static_assert(half_n <= 16, "a bit a key");
+        if (valid != 0xffffffffU) {
+            const int first = lane_id() % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < half_n; ++i)
+                if ((valid >> first & 1U << (i / 4 * 8 + i % 2)) == 0) s[i] = minus_infinity();
+        }
+        float most[2][2];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) most[i / 2][i % 2] = s[i];
+#pragma unroll
+        for (int i = 4; i < half_n; ++i) most[i / 2 % 2][i % 2] = fmaxf(most[i / 2 % 2][i % 2], s[i]);
+        bool beyond[2];
+#pragma unroll
+        for (int row = 0; row < 2; ++row) {
+            largest[row] = fmaxf(largest[row], fmaxf(most[row][0], most[row][1]));
+            beyond[row] = largest[row] > limit[row];
+        }
+        const bool rises = __any_sync(all_lanes, beyond[0] || beyond[1]) != 0;
+        if (rises)
+#pragma unroll
+            for (int row = 0; row < 2; ++row) {
+                const float before = reference[row], all = row_largest(row);
+                factor[row] = 1.0F;
+                if (!(all > limit[row])) continue;
+                refer(row, all, to_log2);
+                factor[row] = exp2_of((before - all) * to_log2);
+                sum[row] *= factor[row];
+            }
+        float added[2][2] = {};
+#pragma unroll
+        for (int i = 0; i < half_n; ++i) {
+            const int row = i / 2 % 2;
+            s[i] = exp2_of(s[i] * to_log2 - below[row]);
+            added[row][i % 2] += s[i];
+        }
+#pragma unroll
+        for (int row = 0; row < 2; ++row) sum[row] += added[row][0] + added[row][1];
+        return rises;
+    }
+    // Of the whole row.
+    __device__ float row_largest(int row) const {
+        float all = largest[row];
+#pragma unroll
+        for (int flip = 1; flip < 4; flip *= 2) all = fmaxf(all, __shfl_xor_sync(all_lanes, all, flip));
+        return all;
+    }
+};
+
+using Sums = float[d_v / 4];  // [heads, d_v / 2]
+
+__device__ inline void release(Shared& memory, int at) {
+    __syncwarp();
+    if (lane_id() == 0) mbarrier_arrive(memory.empty[at]);
+}
+
+__device__ inline void multiply(Sums& out, const float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < d_v / 4; ++i) out[i] *= factor[i / 2 % 2];
+}
+
+// Tile n, which the other warpgroup has scored: p v begins. first: there are no sums yet.
+__device__ inline void begin_other(Shared& memory, unsigned n, bool first, int half, float to_log2,
+                                   SeldomSoftmax& softmax, Sums& out) {
+    const int at = place_of(n), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    mbarrier_wait_in_block(memory.scored[at], parity_of(n));
+    const Told& told = memory.told[1 - half];
+    if (told.rises[warp_id() % 4] != 0) {
+        const float factor[2] = {told.factor[row], told.factor[row + 8]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) softmax.follow(i, factor[i], told.reference[row + 8 * i], to_log2);
+        if (!first) multiply(out, factor);
+    }
+    hold(out);
+    wgmma_fence();
+    weigh<of_p, apart>(out, &memory.p[at], memory.tile[at].at + half * of_a_half, !first);
+    wgmma_commit();
+}
+__device__ inline void end(Sums& out) {
+    wgmma_wait<0>();
+    hold(out);
+}
+
+// To global memory through the place of tile `at`, whose half is this warpgroup's own.
+__device__ inline void store(Shared& memory, const Work& work, const TensorMap& out_map, int item, int half, int at,
+                             const float* one_over_of, const Sums& out) {
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    const float one_over[2] = {one_over_of[row], one_over_of[row + 8]};
+    unsigned char* v = memory.tile[at].at + half * of_a_half;
+    const int query = work.query(item), head = work.first_head(item);
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+        // All its warps have weighed v, or the store has read it.
+        barrier_sync(1 + half, warpgroup);
+        store_panels<sizeof(Panel), d_v / 8>(out + part * d_v / 8, one_over, v);
+        fence_proxy_async_shared();
+        barrier_sync(1 + half, warpgroup);
+        if (threadIdx.x % warpgroup != 0) continue;
+        for (int panel = 0; panel < value_panels / 4; ++panel)
+            tma_store(out_map, {((2 * half + part) * value_panels / 4 + panel) * panel_columns, head, query},
+                      v + panel * static_cast<int>(sizeof(Panel)));
+        bulk_commit();
+        bulk_wait_read<0>();
+    }
+}
+
+// half: of v's columns, and the number of this warpgroup.
+__device__ inline void score_and_weigh(Shared& memory, const Work& work, const TensorMap& q_map,
+                                       const TensorMap& out_map, int half) {
+    const float to_log2 = work.result.scale * one_over_ln2;
+    const int warp = warp_id() % 4, tiles = tiles_of(work), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    const bool first_thread = threadIdx.x % warpgroup == 0;
+    Told& telling = memory.told[half];
+    const Told& other = memory.told[1 - half];
+    int item = static_cast<int>(blockIdx.x);
+    KeptQ q;
+    load_q(q, work, item);
+    if (first_thread && half == 0) load_rest_of_q(memory, work, q_map, item);
+    unsigned first = 0;  // of the item's tiles
+    for (int round = 0; item < work.items; ++round, first += static_cast<unsigned>(tiles)) {
+        const int next_item = item + static_cast<int>(gridDim.x);
+        SeldomSoftmax softmax;
+        Sums out;
+        std::uint32_t p[tile_keys / 16][4];
+        mbarrier_wait_in_block(memory.q_full, round % 2);
+        float s[tile_keys / 2];
+        std::uint32_t valid = 0;
+        // Scores of tile n, issued behind p v of this warpgroup's tile before, if there was one: that is done when
+        // the first products of these have been issued, or soon.
+        const auto score_tile = [&](auto behind_p_v, unsigned n) {
+            const int at = __shfl_sync(all_lanes, place_of(n), 0);  // uniform, sees ptxas
+            const unsigned char* k = memory.tile[at].at;
+            mbarrier_wait_in_block(memory.full[at], parity_of(n));
+            fence_proxy_async_shared();  // cp.async writes as threads do
+            valid = *reinterpret_cast<const std::uint32_t*>(memory.valid[at]);
+            hold(s);
+            wgmma_fence();
+            score<kept_panels, apart>(s, q, k, false);
+            wgmma_commit();
+            if constexpr (decltype(behind_p_v)::value) {
+                wgmma_wait<1>();
+                hold(out);
+                release(memory, place_of(n - 2));
+            }
+            score<panels - kept_panels, apart>(s, memory.q, k + kept_panels * apart, true);
+            wgmma_commit();
+            wgmma_wait<0>();
+            hold(s);
+        };
+        // The tile that has been scored, and scores of the next one.
+        const auto turn = [&](auto none_before, int tile) {
+            constexpr bool any_before = !decltype(none_before)::value;
+            const unsigned n = first + static_cast<unsigned>(tile);
+            const int at = __shfl_sync(all_lanes, place_of(n), 0);
+            const bool last = tile + 1 == tiles;
+            const unsigned char* v = memory.tile[at].at + half * of_a_half;
+            if constexpr (any_before) begin_other(memory, n - 1, tile == 1, half, to_log2, softmax, out);
+            if (last && next_item < work.items) {
+                barrier_sync(1 + half, warpgroup);  // the other's products have read q, and now all of this one's
+                if (first_thread) load_rest_of_q(memory, work, q_map, next_item);
+            }
+            const bool rises = softmax.step(s, valid, to_log2);
+#pragma unroll
+            for (int step = 0; step < tile_keys / 16; ++step) {
+                fragment_of(s + 8 * step, p[step]);
+                store_fragment<of_p>(p[step], step, &memory.p[at]);
+            }
+            if (lane_id() == 0) telling.rises[warp] = rises ? 1 : 0;
+            if (rises && lane_id() % 4 == 0)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    telling.factor[row + 8 * i] = softmax.factor[i];
+                    telling.reference[row + 8 * i] = softmax.reference[i];
+                }
+            if (tile + 2 >= tiles) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    softmax.largest[i] = softmax.row_largest(i);
+                    const float sum = softmax.total(i);
+                    if (last || lane_id() % 4 != 0) continue;
+                    telling.largest[row + 8 * i] = softmax.largest[i];
+                    telling.end[row + 8 * i] = sum;
+                }
+                if (last && any_before)
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        softmax.largest[i] = fmaxf(softmax.largest[i], other.largest[row + 8 * i]);
+                        if (lane_id() % 4 == 0)
+                            softmax.sum[i] += other.end[row + 8 * i] * (rises ? softmax.factor[i] : 1.0F);
+                    }
+                if (last) conclude(work, softmax, item, telling.end);
+            }
+            fence_proxy_async_shared();
+            __syncwarp();
+            if (lane_id() == 0) mbarrier_arrive(memory.scored[at]);
+            if constexpr (any_before) {
+                end(out);
+                release(memory, place_of(n - 1));
+                if (rises) multiply(out, softmax.factor);
+            }
+            hold(out);
+            wgmma_fence();
+            weigh<apart>(out, p, v, any_before);
+            wgmma_commit();
+            if (tile + 2 < tiles) {
+                score_tile(std::true_type{}, n + 2);
+            } else {
+                end(out);
+                if (!last) release(memory, at);
+            }
+        };
+        int tile = (static_cast<int>(first % 2) + half) % 2;
+        if (tile < tiles) score_tile(std::false_type{}, first + static_cast<unsigned>(tile));
+        if (tile == 0) {
+            turn(std::true_type{}, 0);
+            tile = 2;
+        }
+        for (; tile < tiles; tile += 2) turn(std::false_type{}, tile);
+        if (next_item < work.items) load_q(q, work, next_item);
+        const unsigned last = first + static_cast<unsigned>(tiles) - 1;
+        const bool mine = static_cast<int>(last % 2) == half;
+        if (!mine) {
+            begin_other(memory, last, tiles == 1, half, to_log2, softmax, out);
+            end(out);
+        }
+        store(memory, work, out_map, item, half, place_of(last), memory.told[last % 2].end, out);
+        release(memory, place_of(last));
+        item = next_item;
+    }
+    if (first_thread) bulk_wait<0>();
+}
+
+}  // namespace dsa::latent_tile::in_turn
