@@ -1,10 +1,9 @@
-// Two warpgroups that score in turn, each one tile of 32 keys, and a third that gathers. Each of the two owns half of
+// Two warpgroups that score in turn, each one tile of 48 keys, and a third that gathers. Each of the two owns half of
 // v's columns and adds both p v's: that of its own tile, p still in its registers, and that of the other's tile,
 // whose p comes through shared memory. The other's runs beside the softmax of its own.
 //
 // Tiles are counted over all items of a block: tile n lies in place n % stages, and warpgroup n % 2 scores it. So
-// each tells before it hears again. What was told of tile n has been read when the other tells of n + 1, and p of n
-// when it tells of n + 3.
+// each tells before it hears again, and what was told of tile n has been read when the other tells of n + 1.
 #pragma once
 
 #include <type_traits>
@@ -19,19 +18,19 @@
 namespace dsa::latent_tile::in_turn {
 
 inline constexpr int threads = 3 * warpgroup;
-inline constexpr int tile_keys = 32;
-inline constexpr int stages = 4;
+inline constexpr int tile_keys = 48;
+inline constexpr int stages = 3;
 inline constexpr int kept_panels = 2;                        // of q, in registers
-inline constexpr int of_a_gatherer = 24, of_a_scorer = 240;  // registers
+inline constexpr int of_a_gatherer = 40, of_a_scorer = 232;  // registers
 inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
 inline constexpr int of_a_half = value_panels / 2 * apart;
-inline constexpr Swizzle of_p = Swizzle::bytes_64;
+inline constexpr int second_p = heads * 64;  // where p's keys from 32 on begin
+enum : int { scorers_barrier = 1, gatherers_barrier = 3 };
 
 struct alignas(1024) Tile {
     unsigned char at[panels * apart];  // [panels, tile_keys, panel_columns]
-};
-struct alignas(1024) Weights {
-    bf16 at[heads * tile_keys];  // [heads, tile_keys]
+    // When q k^T is done, in the place of the rotated columns: [heads, 32] and [heads, 16].
+    __device__ unsigned char* p() { return at + value_panels * apart; }
 };
 // By who scored a tile.
 struct Told {
@@ -44,9 +43,8 @@ struct Told {
 struct Shared {
     Tile tile[stages];
     Panel q[panels - kept_panels];
-    Weights p[stages];
     Told told[2];
-    unsigned char valid[stages][4];  // bit i of byte w: key 8 w + i counts
+    std::uint32_t valid[stages][4];  // bit i of word w: key 12 w + i counts
     Mbarrier q_full;
     Mbarrier full[stages];    // rows are there
     Mbarrier scored[stages];  // p is there
@@ -70,38 +68,47 @@ __device__ inline void prepare(Shared& memory) {
     __syncthreads();
 }
 
-// Warp w brings rows 8 w ... 8 w + 7 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
-// first; ask(slot), a tile ahead; answer(asked, slot), -1 where the slot does not count.
+// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
+// first; ask(slot), tiles ahead; answer(asked, slot), -1 where the slot does not count.
 template <class Indices>
 __device__ void gather(Shared& memory, const Work& work, Indices indices) {
     constexpr int rows_each = tile_keys / 4, rows_at_once = 4;
     const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work);
-    const int mine = warp * rows_each + lane % rows_each;
+    const int mine = warp * rows_each + min(lane, rows_each - 1);
     const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
-    // Four rows on, the swizzle's third bit is the other one.
-    const int next_place = first_place + rows_at_once * row_bytes + ((first_place & 64) == 0 ? 64 : -64);
+    const int other_half =
+        (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
     unsigned n = 0;
+    const auto bring = [&](const typename Indices::Asked& asked, int tile) {
+        const int at = place_of(n);
+        const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
+        const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
+        mbarrier_wait_in_block(memory.empty[at], parity_of(n) ^ 1);
+        if (lane == 0) memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
+#pragma unroll
+        for (int i = 0; i < rows_each / rows_at_once; ++i) {
+            const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
+            const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) + lane % 8 * 8;
+            unsigned char* to =
+                memory.tile[at].at + first_place + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
+#pragma unroll
+            for (int panel = 0; panel < panels; ++panel)
+                cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
+        }
+        cp_async_arrive(memory.full[at]);
+        if (lane == 0) mbarrier_arrive(memory.full[at]);
+        ++n;
+    };
     for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
         indices.begin(item, n);
-        auto asked = indices.ask(mine);
-        for (int tile = 0; tile < tiles; ++tile, ++n) {
-            const int at = place_of(n);
-            const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
-            const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
-            mbarrier_wait_in_block(memory.empty[at], parity_of(n) ^ 1);
-            if (lane == 0) memory.valid[at][warp] = static_cast<unsigned char>(valid & 0xffU);
-#pragma unroll
-            for (int i = 0; i < rows_each / rows_at_once; ++i) {
-                const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
-                const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) + lane % 8 * 8;
-                unsigned char* to = memory.tile[at].at + (i == 0 ? first_place : next_place);
-#pragma unroll
-                for (int panel = 0; panel < panels; ++panel)
-                    cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
-            }
-            cp_async_arrive(memory.full[at]);
-            if (lane == 0) mbarrier_arrive(memory.full[at]);
-            asked = indices.ask((tile + 1) * tile_keys + mine);
+        // An index comes behind all rows that were asked for before it: so it is asked for two tiles ahead.
+        typename Indices::Asked even = indices.ask(mine), odd = indices.ask(tile_keys + mine);
+        for (int tile = 0; tile < tiles; tile += 2) {
+            bring(even, tile);
+            even = indices.ask((tile + 2) * tile_keys + mine);
+            if (tile + 1 == tiles) break;
+            bring(odd, tile + 1);
+            odd = indices.ask((tile + 3) * tile_keys + mine);
         }
     }
 }
@@ -150,13 +157,14 @@ struct SeldomSoftmax : RunningSoftmax {
     }
     // s becomes p. Whether older sums of any row of this warp are rescaled, by `factor`.
     template <int half_n>
-    __device__ bool step(float (&s)[half_n], std::uint32_t valid, float to_log2) {
-        static_assert(half_n <= 16, "a bit a key");
-        if (valid != 0xffffffffU) {
+    __device__ bool step(float (&s)[half_n], const std::uint32_t (&valid)[(half_n + 15) / 16], float to_log2) {
+        std::uint32_t all_valid = 0xffffffffU;
+        for (const std::uint32_t word : valid) all_valid &= word;
+        if (all_valid != 0xffffffffU) {
             const int first = lane_id() % 4 * 2;
 #pragma unroll
             for (int i = 0; i < half_n; ++i)
-                if ((valid >> first & 1U << (i / 4 * 8 + i % 2)) == 0) s[i] = minus_infinity();
+                if ((valid[i / 16] >> first & 1U << (i / 4 * 8 % 32 + i % 2)) == 0) s[i] = minus_infinity();
         }
         float most[2][2];
 #pragma unroll
@@ -215,7 +223,7 @@ __device__ inline void multiply(Sums& out, const float (&factor)[2]) {
 // Tile n, which the other warpgroup has scored: p v begins. first: there are no sums yet.
 __device__ inline void begin_other(Shared& memory, unsigned n, bool first, int half, float to_log2,
                                    SeldomSoftmax& softmax, Sums& out) {
-    const int at = place_of(n), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    const int at = __shfl_sync(all_lanes, place_of(n), 0), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     mbarrier_wait_in_block(memory.scored[at], parity_of(n));
     const Told& told = memory.told[1 - half];
     if (told.rises[warp_id() % 4] != 0) {
@@ -226,7 +234,9 @@ __device__ inline void begin_other(Shared& memory, unsigned n, bool first, int h
     }
     hold(out);
     wgmma_fence();
-    weigh<of_p, apart>(out, &memory.p[at], memory.tile[at].at + half * of_a_half, !first);
+    const unsigned char *v = memory.tile[at].at + half * of_a_half, *p = memory.tile[at].p();
+    weigh<Swizzle::bytes_64, apart>(out, p, v, !first);
+    weigh<Swizzle::bytes_32, apart>(out, p + second_p, v + 32 * row_bytes, true);
     wgmma_commit();
 }
 __device__ inline void end(Sums& out) {
@@ -244,10 +254,10 @@ __device__ inline void store(Shared& memory, const Work& work, const TensorMap& 
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
         // All its warps have weighed v, or the store has read it.
-        barrier_sync(1 + half, warpgroup);
+        barrier_sync(scorers_barrier + half, warpgroup);
         store_panels<sizeof(Panel), d_v / 8>(out + part * d_v / 8, one_over, v);
         fence_proxy_async_shared();
-        barrier_sync(1 + half, warpgroup);
+        barrier_sync(scorers_barrier + half, warpgroup);
         if (threadIdx.x % warpgroup != 0) continue;
         for (int panel = 0; panel < value_panels / 4; ++panel)
             tma_store(out_map, {((2 * half + part) * value_panels / 4 + panel) * panel_columns, head, query},
@@ -276,47 +286,36 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         Sums out;
         std::uint32_t p[tile_keys / 16][4];
         mbarrier_wait_in_block(memory.q_full, round % 2);
-        float s[tile_keys / 2];
-        std::uint32_t valid = 0;
-        // Scores of tile n, issued behind p v of this warpgroup's tile before, if there was one: that is done when
-        // the first products of these have been issued, or soon.
-        const auto score_tile = [&](auto behind_p_v, unsigned n) {
+        const auto turn = [&](auto none_before, int tile) {
+            constexpr bool any_before = !decltype(none_before)::value;  // of the item's tiles
+            const unsigned n = first + static_cast<unsigned>(tile);
             const int at = __shfl_sync(all_lanes, place_of(n), 0);  // uniform, sees ptxas
-            const unsigned char* k = memory.tile[at].at;
+            const bool last = tile + 1 == tiles;
+            unsigned char* k = memory.tile[at].at;
             mbarrier_wait_in_block(memory.full[at], parity_of(n));
             fence_proxy_async_shared();  // cp.async writes as threads do
-            valid = *reinterpret_cast<const std::uint32_t*>(memory.valid[at]);
+            float s[tile_keys / 2];
             hold(s);
             wgmma_fence();
             score<kept_panels, apart>(s, q, k, false);
-            wgmma_commit();
-            if constexpr (decltype(behind_p_v)::value) {
-                wgmma_wait<1>();
-                hold(out);
-                release(memory, place_of(n - 2));
-            }
             score<panels - kept_panels, apart>(s, memory.q, k + kept_panels * apart, true);
             wgmma_commit();
-            wgmma_wait<0>();
-            hold(s);
-        };
-        // The tile that has been scored, and scores of the next one.
-        const auto turn = [&](auto none_before, int tile) {
-            constexpr bool any_before = !decltype(none_before)::value;
-            const unsigned n = first + static_cast<unsigned>(tile);
-            const int at = __shfl_sync(all_lanes, place_of(n), 0);
-            const bool last = tile + 1 == tiles;
-            const unsigned char* v = memory.tile[at].at + half * of_a_half;
+            const std::uint32_t(&counts)[4] = memory.valid[at];
+            const std::uint32_t valid[2] = {counts[0] | counts[1] << 12 | counts[2] << 24,
+                                            counts[2] >> 8 | counts[3] << 4 | 0xffff0000U};
             if constexpr (any_before) begin_other(memory, n - 1, tile == 1, half, to_log2, softmax, out);
-            if (last && next_item < work.items) {
-                barrier_sync(1 + half, warpgroup);  // the other's products have read q, and now all of this one's
-                if (first_thread) load_rest_of_q(memory, work, q_map, next_item);
-            }
+            wgmma_wait<any_before ? 1 : 0>();
+            hold(s);
+            barrier_sync(scorers_barrier + half, warpgroup);  // all its products have read the rotated columns, and q
+            if (last && next_item < work.items && first_thread) load_rest_of_q(memory, work, q_map, next_item);
             const bool rises = softmax.step(s, valid, to_log2);
 #pragma unroll
             for (int step = 0; step < tile_keys / 16; ++step) {
                 fragment_of(s + 8 * step, p[step]);
-                store_fragment<of_p>(p[step], step, &memory.p[at]);
+                if (step < 2)
+                    store_fragment<Swizzle::bytes_64>(p[step], step, memory.tile[at].p());
+                else
+                    store_fragment<Swizzle::bytes_32>(p[step], step - 2, memory.tile[at].p() + second_p);
             }
             if (lane_id() == 0) telling.rises[warp] = rises ? 1 : 0;
             if (rises && lane_id() % 4 == 0)
@@ -353,17 +352,12 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             }
             hold(out);
             wgmma_fence();
-            weigh<apart>(out, p, v, any_before);
+            weigh<apart>(out, p, k + half * of_a_half, any_before);
             wgmma_commit();
-            if (tile + 2 < tiles) {
-                score_tile(std::true_type{}, n + 2);
-            } else {
-                end(out);
-                if (!last) release(memory, at);
-            }
+            end(out);
+            if (!last) release(memory, at);
         };
         int tile = (static_cast<int>(first % 2) + half) % 2;
-        if (tile < tiles) score_tile(std::false_type{}, first + static_cast<unsigned>(tile));
         if (tile == 0) {
             turn(std::true_type{}, 0);
             tile = 2;

@@ -16,8 +16,9 @@ struct KeptIndices {
     const Work& work;
     const std::int32_t* row;  // [k]
     __device__ void begin(int item, unsigned) { row = work.kept + std::int64_t{work.query(item)} * work.k; }
-    __device__ std::int32_t ask(int slot) const { return slot < work.k ? row[slot] : -1; }
-    __device__ std::int32_t answer(std::int32_t index, int) const { return index; }
+    using Asked = std::int32_t;
+    __device__ Asked ask(int slot) const { return slot < work.k ? row[slot] : -1; }
+    __device__ std::int32_t answer(Asked index, int) const { return index; }
 };
 
 __global__ void __launch_bounds__(in_turn::threads, 1)

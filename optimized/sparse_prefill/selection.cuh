@@ -39,7 +39,7 @@ class Selection {
         round_ ^= 1;
         std::uint32_t(&told)[4] = own_.falls[round_];
         if (lane_id() == 0) told[warp_id()] = falls ? 1 : 0;
-        barrier_sync(of_the_gatherers, warpgroup);
+        barrier_sync(gatherers_barrier, warpgroup);
         ascends_ = (told[0] | told[1] | told[2] | told[3]) == 0;
         if (ascends_) return;
         mbarrier_wait_in_block(tiles_.empty[place_of(n)], parity_of(n) ^ 1);
@@ -56,7 +56,6 @@ class Selection {
     }
 
    private:
-    static constexpr int of_the_gatherers = 3;  // named barrier
     static constexpr int bits = 12, entries = 1 << bits;
     static constexpr std::int32_t empty = 0x7fffffff;
     static_assert((entries + most) * sizeof(std::int32_t) <= sizeof(Tile), "table and list lie in a tile's place");
@@ -78,7 +77,7 @@ class Selection {
         }
         for (int i = thread; i < entries; i += warpgroup) table[i] = empty;
         if (thread == 0) own_.rounds = 0;
-        barrier_sync(of_the_gatherers, warpgroup);
+        barrier_sync(gatherers_barrier, warpgroup);
         for (int done = 0;; ++done) {
             const std::uint32_t multiplier = 0x9e3779b9U + static_cast<std::uint32_t>(done) * 0x3c6ef372U;  // odd
             const int below = 2 * most * done;  // a round's entries are lower than all before
@@ -87,7 +86,7 @@ class Selection {
             };
             for (int j = 0; j < all; ++j)
                 if ((open >> j & 1) != 0) atomicMin(entry(thread + j * warpgroup), thread + j * warpgroup - below);
-            barrier_sync(of_the_gatherers, warpgroup);
+            barrier_sync(gatherers_barrier, warpgroup);
             std::uint32_t left = 0;
             for (int j = 0; j < all; ++j) {
                 if ((open >> j & 1) == 0) continue;
@@ -99,14 +98,14 @@ class Selection {
             }
             open = left;
             if (open != 0) atomicMax(&own_.rounds, done + 1);
-            barrier_sync(of_the_gatherers, warpgroup);
+            barrier_sync(gatherers_barrier, warpgroup);
             if (own_.rounds <= done) break;
         }
         for (int j = 0; j < all; ++j) {
             const std::uint32_t counts = __ballot_sync(all_lanes, (first >> j & 1) != 0);
             if (lane_id() == 0) own_.counts[thread / 32 + j * 4] = counts;
         }
-        barrier_sync(of_the_gatherers, warpgroup);
+        barrier_sync(gatherers_barrier, warpgroup);
     }
 
     Shared& tiles_;
