@@ -23,7 +23,11 @@ inline constexpr int stages = 3;
 inline constexpr int kept_panels = 2;                        // of q, in registers
 inline constexpr int of_a_gatherer = 40, of_a_scorer = 232;  // registers
 inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
-inline constexpr int of_a_half = value_panels / 2 * apart;
+inline constexpr int panels_of_half = value_panels / 2, of_a_half = panels_of_half * apart;
+// Of a tile: v's halves, each of which is free again when one warpgroup has weighed it, and the rotated columns.
+inline constexpr int pieces = 3, rotated = 2;
+// Which of q's panels are in registers: one of the first half, and the rotated columns.
+inline constexpr int kept_first = panels_of_half - 1, kept_second = value_panels;
 inline constexpr int second_p = heads * 64;  // where p's keys from 32 on begin
 enum : int { scorers_barrier = 1, gatherers_barrier = 3 };
 
@@ -46,9 +50,9 @@ struct Shared {
     Told told[2];
     std::uint32_t valid[stages][4];  // bit i of word w: key 12 w + i counts
     Mbarrier q_full;
-    Mbarrier full[stages];    // rows are there
-    Mbarrier scored[stages];  // p is there
-    Mbarrier empty[stages];   // p v is done
+    Mbarrier full[stages][pieces];   // rows are there
+    Mbarrier scored[stages];         // p is there
+    Mbarrier empty[stages][pieces];  // p v is done
 };
 
 __device__ inline int tiles_of(const Work& work) { return work.k == 0 ? 1 : (work.k + tile_keys - 1) / tile_keys; }
@@ -59,9 +63,11 @@ __device__ inline void prepare(Shared& memory) {
     if (threadIdx.x == 0) {
         mbarrier_init(memory.q_full, 1);
         for (int i = 0; i < stages; ++i) {
-            mbarrier_init(memory.full[i], warpgroup + 4);
             mbarrier_init(memory.scored[i], 4);
-            mbarrier_init(memory.empty[i], 8);
+            for (int piece = 0; piece < pieces; ++piece) {
+                mbarrier_init(memory.full[i][piece], piece == rotated ? warpgroup + 4 : warpgroup);
+                mbarrier_init(memory.empty[i][piece], piece == rotated ? 8 : 4);
+            }
         }
         fence_mbarrier_init();
     }
@@ -69,7 +75,7 @@ __device__ inline void prepare(Shared& memory) {
 }
 
 // Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
-// first; ask(slot), tiles ahead; answer(asked, slot), -1 where the slot does not count.
+// first; ask(slot), a tile ahead; answer(asked, slot), -1 where the slot does not count.
 template <class Indices>
 __device__ void gather(Shared& memory, const Work& work, Indices indices) {
     constexpr int rows_each = tile_keys / 4, rows_at_once = 4;
@@ -79,43 +85,47 @@ __device__ void gather(Shared& memory, const Work& work, Indices indices) {
     const int other_half =
         (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
     unsigned n = 0;
-    const auto bring = [&](const typename Indices::Asked& asked, int tile) {
-        const int at = place_of(n);
-        const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
-        const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
-        mbarrier_wait_in_block(memory.empty[at], parity_of(n) ^ 1);
-        if (lane == 0) memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
-#pragma unroll
-        for (int i = 0; i < rows_each / rows_at_once; ++i) {
-            const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
-            const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) + lane % 8 * 8;
-            unsigned char* to =
-                memory.tile[at].at + first_place + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
-#pragma unroll
-            for (int panel = 0; panel < panels; ++panel)
-                cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
-        }
-        cp_async_arrive(memory.full[at]);
-        if (lane == 0) mbarrier_arrive(memory.full[at]);
-        ++n;
-    };
     for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
         indices.begin(item, n);
-        // An index comes behind all rows that were asked for before it: so it is asked for two tiles ahead.
-        typename Indices::Asked even = indices.ask(mine), odd = indices.ask(tile_keys + mine);
-        for (int tile = 0; tile < tiles; tile += 2) {
-            bring(even, tile);
-            even = indices.ask((tile + 2) * tile_keys + mine);
-            if (tile + 1 == tiles) break;
-            bring(odd, tile + 1);
-            odd = indices.ask((tile + 3) * tile_keys + mine);
+        auto asked = indices.ask(mine);
+        for (int tile = 0; tile < tiles; ++tile, ++n) {
+            const int at = place_of(n), free = parity_of(n) ^ 1;
+            const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
+            const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
+            const auto bring = [&](int piece, int first, auto count) {
+                mbarrier_wait_in_block(memory.empty[at][piece], free);
+#pragma unroll
+                for (int i = 0; i < rows_each / rows_at_once; ++i) {
+                    const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
+                    const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) +
+                                       first * panel_columns + lane % 8 * 8;
+                    unsigned char* to = memory.tile[at].at + first * apart + first_place +
+                                        rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
+#pragma unroll
+                    for (int panel = 0; panel < decltype(count)::value; ++panel)
+                        cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
+                }
+                cp_async_arrive(memory.full[at][piece]);
+            };
+            // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
+            const int early = static_cast<int>(n + 1) % 2;
+            for (int i = 0; i < 2; ++i) {
+                const int half = early ^ i;
+                bring(half, half * panels_of_half, std::integral_constant<int, panels_of_half>{});
+            }
+            bring(rotated, value_panels, std::integral_constant<int, 1>{});
+            if (lane == 0) {
+                memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
+                mbarrier_arrive(memory.full[at][rotated]);
+            }
+            asked = indices.ask((tile + 1) * tile_keys + mine);
         }
     }
 }
 
-using KeptQ = std::uint32_t[kept_panels * steps][4];
+using KeptQ = std::uint32_t[kept_panels][steps][4];
 
-// This thread's part of q's first panels.
+// This thread's part of the panels that are kept.
 __device__ inline void load_q(KeptQ& q, const Work& work, int item) {
     const bf16* rows[2];
 #pragma unroll
@@ -128,15 +138,17 @@ __device__ inline void load_q(KeptQ& q, const Work& work, int item) {
     for (int step = 0; step < kept_panels * steps; ++step)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            q[step][i] = *reinterpret_cast<const std::uint32_t*>(rows[i % 2] + step * 16 + i / 2 * 8);
+            q[step / steps][step % steps][i] = *reinterpret_cast<const std::uint32_t*>(
+                rows[i % 2] + (step < steps ? kept_first : kept_second) * panel_columns + step % steps * 16 +
+                i / 2 * 8);
 }
 
 // One thread: the other panels.
 __device__ inline void load_rest_of_q(Shared& memory, const Work& work, const TensorMap& q, int item) {
     const int row = work.first_row(item);
     mbarrier_arrive_expect(memory.q_full, sizeof memory.q);
-    for (int panel = kept_panels; panel < panels; ++panel)
-        tma_load(&memory.q[panel - kept_panels], q, {panel * panel_columns, row}, memory.q_full);
+    for (int i = 0; i < panels - kept_panels; ++i)
+        tma_load(&memory.q[i], q, {(i < kept_first ? i : i + 1) * panel_columns, row}, memory.q_full);
 }
 
 // The running softmax with less to do: whether any of this thread's own numbers lies beyond the reference is asked of
@@ -210,9 +222,23 @@ struct SeldomSoftmax : RunningSoftmax {
 
 using Sums = float[d_v / 4];  // [heads, d_v / 2]
 
-__device__ inline void release(Shared& memory, int at) {
+__device__ inline void release(Shared& memory, int at, int half) {
     __syncwarp();
-    if (lane_id() == 0) mbarrier_arrive(memory.empty[at]);
+    if (lane_id() != 0) return;
+    mbarrier_arrive(memory.empty[at][half]);
+    mbarrier_arrive(memory.empty[at][rotated]);
+}
+
+// s (+)= q k^T over a half of v's columns, and over the rotated ones.
+template <int half>
+__device__ inline void score_half(float (&s)[tile_keys / 2], const Shared& memory, const KeptQ& q, int at, bool add) {
+    const unsigned char* k = memory.tile[at].at + half * of_a_half;
+    if constexpr (half == 0) {
+        score<kept_first, apart>(s, memory.q, k, add);
+        score<1, apart>(s, q[0], k + kept_first * apart, true);
+    } else {
+        score<panels_of_half, apart>(s, memory.q + kept_first, k, add);
+    }
 }
 
 __device__ inline void multiply(Sums& out, const float (&factor)[2]) {
@@ -225,6 +251,8 @@ __device__ inline void begin_other(Shared& memory, unsigned n, bool first, int h
                                    SeldomSoftmax& softmax, Sums& out) {
     const int at = __shfl_sync(all_lanes, place_of(n), 0), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     mbarrier_wait_in_block(memory.scored[at], parity_of(n));
+    // p was written as threads write. Here and not where p is told: there the fence would wait for p v under way.
+    fence_proxy_async_shared();
     const Told& told = memory.told[1 - half];
     if (told.rises[warp_id() % 4] != 0) {
         const float factor[2] = {told.factor[row], told.factor[row + 8]};
@@ -268,8 +296,9 @@ __device__ inline void store(Shared& memory, const Work& work, const TensorMap& 
 }
 
 // half: of v's columns, and the number of this warpgroup.
+template <int half>
 __device__ inline void score_and_weigh(Shared& memory, const Work& work, const TensorMap& q_map,
-                                       const TensorMap& out_map, int half) {
+                                       const TensorMap& out_map) {
     const float to_log2 = work.result.scale * one_over_ln2;
     const int warp = warp_id() % 4, tiles = tiles_of(work), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     const bool first_thread = threadIdx.x % warpgroup == 0;
@@ -292,13 +321,18 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             const int at = __shfl_sync(all_lanes, place_of(n), 0);  // uniform, sees ptxas
             const bool last = tile + 1 == tiles;
             unsigned char* k = memory.tile[at].at;
-            mbarrier_wait_in_block(memory.full[at], parity_of(n));
-            fence_proxy_async_shared();  // cp.async writes as threads do
             float s[tile_keys / 2];
+            mbarrier_wait_in_block(memory.full[at][1 - half], parity_of(n));
+            fence_proxy_async_shared();  // cp.async writes as threads do
             hold(s);
             wgmma_fence();
-            score<kept_panels, apart>(s, q, k, false);
-            score<panels - kept_panels, apart>(s, memory.q, k + kept_panels * apart, true);
+            score_half<1 - half>(s, memory, q, at, false);
+            mbarrier_wait_in_block(memory.full[at][half], parity_of(n));
+            mbarrier_wait_in_block(memory.full[at][rotated], parity_of(n));
+            fence_proxy_async_shared();
+            wgmma_fence();
+            score_half<half>(s, memory, q, at, true);
+            score<1, apart>(s, q[1], k + kept_second * apart, true);
             wgmma_commit();
             const std::uint32_t(&counts)[4] = memory.valid[at];
             const std::uint32_t valid[2] = {counts[0] | counts[1] << 12 | counts[2] << 24,
@@ -342,12 +376,11 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
                     }
                 if (last) conclude(work, softmax, item, telling.end);
             }
-            fence_proxy_async_shared();
             __syncwarp();
             if (lane_id() == 0) mbarrier_arrive(memory.scored[at]);
             if constexpr (any_before) {
                 end(out);
-                release(memory, place_of(n - 1));
+                release(memory, place_of(n - 1), half);
                 if (rises) multiply(out, softmax.factor);
             }
             hold(out);
@@ -355,7 +388,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             weigh<apart>(out, p, k + half * of_a_half, any_before);
             wgmma_commit();
             end(out);
-            if (!last) release(memory, at);
+            if (!last) release(memory, at, half);
         };
         int tile = (static_cast<int>(first % 2) + half) % 2;
         if (tile == 0) {
@@ -371,7 +404,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             end(out);
         }
         store(memory, work, out_map, item, half, place_of(last), memory.told[last % 2].end, out);
-        release(memory, place_of(last));
+        release(memory, place_of(last), half);
         item = next_item;
     }
     if (first_thread) bulk_wait<0>();

@@ -31,7 +31,10 @@ __global__ void __launch_bounds__(in_turn::threads, 1)
         in_turn::gather(memory, work, KeptIndices{work, nullptr});
     } else {
         take_registers<in_turn::of_a_scorer>();
-        in_turn::score_and_weigh(memory, work, q, out, job - 1);
+        if (job == 1)
+            in_turn::score_and_weigh<0>(memory, work, q, out);
+        else
+            in_turn::score_and_weigh<1>(memory, work, q, out);
     }
 }
 

@@ -25,7 +25,10 @@ __global__ void __launch_bounds__(in_turn::threads, 1)
         in_turn::gather(memory.tiles, work, in_turn::Selection(memory.tiles, memory.selection, work, indices, S));
     } else {
         take_registers<in_turn::of_a_scorer>();
-        in_turn::score_and_weigh(memory.tiles, work, q, out, job - 1);
+        if (job == 1)
+            in_turn::score_and_weigh<0>(memory.tiles, work, q, out);
+        else
+            in_turn::score_and_weigh<1>(memory.tiles, work, q, out);
     }
 }
 

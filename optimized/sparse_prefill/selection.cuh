@@ -42,7 +42,7 @@ class Selection {
         barrier_sync(gatherers_barrier, warpgroup);
         ascends_ = (told[0] | told[1] | told[2] | told[3]) == 0;
         if (ascends_) return;
-        mbarrier_wait_in_block(tiles_.empty[place_of(n)], parity_of(n) ^ 1);
+        for (Mbarrier& piece : tiles_.empty[place_of(n)]) mbarrier_wait_in_block(piece, parity_of(n) ^ 1);
         find_first_of_each(reinterpret_cast<std::int32_t*>(tiles_.tile[place_of(n)].at));
     }
     __device__ Asked ask(int slot) const {
