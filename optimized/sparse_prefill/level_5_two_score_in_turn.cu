@@ -1,6 +1,6 @@
 // Level 5. In level 4 one warpgroup has all of q k^T and all of the softmax, and the tensor cores wait for it. Here
-// two warpgroups score in turn (in_turn.cuh), so that the softmax of one is beside the products of the other, and
-// tiles of 32 keys leave place for four of them: rows are under way all the time.
+// two warpgroups score in turn (in_turn.cuh), so that the softmax of one is beside the products of the other. Whoever
+// scores also weighs, so that there is nobody who only waits.
 #include "optimized/attention/selected.h"
 #include "optimized/sparse_prefill/in_turn.cuh"
 #include "optimized/support/ladder.h"

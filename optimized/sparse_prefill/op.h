@@ -4,8 +4,8 @@
 // level 2  a row is gathered once for 64 heads; tensor cores
 // level 3  wgmma; a warpgroup gathers, one scores, two weigh
 // level 4  three tiles of 48 keys; p v waits for the next q k^T and runs beside its softmax; part of q in registers
-// level 5  two warpgroups score and weigh in turn, tiles of 32 keys; the softmax of one beside the products of the
-// other level 6  which slots count is decided inside, by the warpgroup that gathers
+// level 5  two warpgroups score tiles in turn and weigh, so that the softmax of one is beside products of the other
+// level 6  which slots count is decided inside, by the warpgroup that gathers
 #pragma once
 
 #include "optimized/attention/result.h"
