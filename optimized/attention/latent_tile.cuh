@@ -72,6 +72,15 @@ __device__ inline void weigh(float (&out)[half_n], const void* p, const void* v,
         wgmma<bf16, values>(out, advanced(a, i * 32), advanced(b, i * 16 * row_bytes), add || i > 0);
 }
 
+// The same with p in registers.
+template <int apart, int half_n, int count>
+__device__ inline void weigh(float (&out)[half_n], const std::uint32_t (&p)[count][4], const void* v, bool add) {
+    constexpr Form values{.b_is_mn_major = true};
+    const Descriptor b = mn_major(v, apart, wide);
+#pragma unroll
+    for (int i = 0; i < count; ++i) wgmma<bf16, values>(out, p[i], advanced(b, i * 16 * row_bytes), add || i > 0);
+}
+
 // What a thread knows of its two rows, `wgmma_row(thread, 0)` and 8 below. p is 2^(to_log2 (s - reference)). The
 // reference follows the maximum only when it would let p grow beyond 2^8: older sums are seldom rescaled.
 struct RunningSoftmax {
@@ -138,21 +147,30 @@ struct RunningSoftmax {
     }
 };
 
-// p to shared memory, as A of p v: [heads, 2 half_n keys], swizzled over a row of 128, 64 or 32 bytes. All warps of
+// 16 keys of p as A of p v, in registers.
+__device__ inline void fragment_of(const float* p, std::uint32_t (&fragment)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) fragment[i] = to_bf16_pair(p[2 * i], p[2 * i + 1]);
+}
+// The same, number `step`, to shared memory: [heads, keys], swizzled over a row of 128, 64 or 32 bytes. All warps of
 // the warpgroup have their rows.
+template <Swizzle of_p>
+__device__ inline void store_fragment(const std::uint32_t (&fragment)[4], int step, void* to) {
+    const int lane = lane_id(), matrix = lane / 8;
+    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
+    const auto offset = static_cast<std::uint32_t>(row * span_of(of_p) + (2 * step + matrix / 2) * 16);
+    store_matrices(fragment, static_cast<unsigned char*>(to) + swizzled_offset(offset, of_p));
+}
+// All of p, 2 half_n keys.
 template <int half_n>
 __device__ inline void store_weights(const float* p, void* to) {
     constexpr Swizzle of_p = half_n == 32 ? Swizzle::bytes_128 : half_n == 16 ? Swizzle::bytes_64 : Swizzle::bytes_32;
     static_assert(half_n * 4 == span_of(of_p));
-    const int lane = lane_id(), matrix = lane / 8;
-    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
 #pragma unroll
-    for (int j = 0; j < half_n / 8; ++j) {
-        const std::uint32_t four[4] = {to_bf16_pair(p[8 * j], p[8 * j + 1]), to_bf16_pair(p[8 * j + 2], p[8 * j + 3]),
-                                       to_bf16_pair(p[8 * j + 4], p[8 * j + 5]),
-                                       to_bf16_pair(p[8 * j + 6], p[8 * j + 7])};
-        const auto offset = static_cast<std::uint32_t>(row * span_of(of_p) + (2 * j + matrix / 2) * 16);
-        store_matrices(four, static_cast<unsigned char*>(to) + swizzled_offset(offset, of_p));
+    for (int step = 0; step < half_n / 8; ++step) {
+        std::uint32_t fragment[4];
+        fragment_of(p + 8 * step, fragment);
+        store_fragment<of_p>(fragment, step, to);
     }
 }
 

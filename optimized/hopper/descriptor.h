@@ -42,7 +42,11 @@ __device__ inline Descriptor mn_major(const void* tile, int leading, Swizzle swi
     return descriptor(tile, leading, 8 * span_of(swizzle), swizzle, where);
 }
 
-__device__ inline Descriptor advanced(Descriptor d, int bytes) { return d + static_cast<std::uint64_t>(bytes / 16); }
+// The strides' half stays as it is, so that a kernel computes one 32-bit sum a product.
+__device__ inline Descriptor advanced(Descriptor d, int bytes) {
+    constexpr int half = 32;
+    return d >> half << half | (static_cast<std::uint32_t>(d) + static_cast<std::uint32_t>(bytes / 16));
+}
 
 // What is derived from d is derived here, not kept in registers from before a loop.
 __device__ inline void hold([[maybe_unused]] Descriptor& d) {

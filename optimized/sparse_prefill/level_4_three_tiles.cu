@@ -225,7 +225,7 @@ __device__ void weigh_tiles(Shared& memory, const Work& work, const TensorMap& o
                     // v's panels are this warpgroup's own: all its warps have weighed them, or the store has read
                     // them.
                     barrier_sync(weighers_barrier + half, warpgroup);
-                    store_panels<sizeof(Panel)>(out[part], one_over, v);
+                    store_panels<sizeof(Panel), d_v / 8>(out[part], one_over, v);
                     fence_proxy_async_shared();
                     barrier_sync(weighers_barrier + half, warpgroup);
                     if (threadIdx.x % warpgroup != 0) continue;

@@ -17,7 +17,9 @@ const Ladder<SparsePrefill> ladder{
      {"tensor cores", sparse_prefill_level_2, sparse_prefill_level_2_declines, sparse_prefill_workspace},
      {"warpgroups of one job", sparse_prefill_level_3, sparse_prefill_level_3_declines, sparse_prefill_workspace},
      {"three tiles", sparse_prefill_level_4, sparse_prefill_level_3_declines, sparse_prefill_workspace},
-     {"tokens as rows", sparse_prefill_level_6, sparse_prefill_level_6_declines, nullptr}}};
+     {"two score in turn", sparse_prefill_level_5, sparse_prefill_level_3_declines, sparse_prefill_workspace},
+     {"selection inside", sparse_prefill_level_6, sparse_prefill_level_6_declines, nullptr},
+     {"tokens as rows", sparse_prefill_level_7, sparse_prefill_level_7_declines, nullptr}}};
 
 SparsePrefill read(const dsa_sparse_prefill_args& args) {
     const Case about(args.case_json);

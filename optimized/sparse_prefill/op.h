@@ -4,7 +4,9 @@
 // level 2  a row is gathered once for 64 heads; tensor cores
 // level 3  wgmma; a warpgroup gathers, one scores, two weigh
 // level 4  three tiles of 48 keys; p v waits for the next q k^T and runs beside its softmax; part of q in registers
-// level 6  at most 16 heads: tokens are the products' rows, heads their columns
+// level 5  two warpgroups score tiles in turn and weigh, so that the softmax of one is beside products of the other
+// level 6  which slots count is decided inside, by the warpgroup that gathers
+// level 7  at most 16 heads: tokens are the products' rows, heads their columns
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -32,7 +34,10 @@ std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
 void sparse_prefill_level_3(const SparsePrefill& call);
 std::string sparse_prefill_level_3_declines(const SparsePrefill& call);
 void sparse_prefill_level_4(const SparsePrefill& call);
+void sparse_prefill_level_5(const SparsePrefill& call);
 void sparse_prefill_level_6(const SparsePrefill& call);
 std::string sparse_prefill_level_6_declines(const SparsePrefill& call);
+void sparse_prefill_level_7(const SparsePrefill& call);
+std::string sparse_prefill_level_7_declines(const SparsePrefill& call);
 
 }  // namespace dsa

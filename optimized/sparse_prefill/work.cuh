@@ -108,7 +108,7 @@ __device__ void store_out(const Work& work, int item, const float (&sums)[half_n
 
 // The same to panels in shared memory, K-major as a tensor store with out_map() reads them, `apart` bytes apart.
 template <int apart, int half_n>
-__device__ void store_panels(const float (&sums)[half_n], const float (&one_over)[2], unsigned char* to) {
+__device__ void store_panels(const float* sums, const float (&one_over)[2], unsigned char* to) {
     const int lane = lane_id(), matrix = lane / 8;
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
 #pragma unroll

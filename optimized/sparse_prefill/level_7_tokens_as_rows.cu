@@ -1,4 +1,4 @@
-// Level 6. At most 16 heads, and no rows computed for heads that are not there: tokens are the rows of the products,
+// Level 7. At most 16 heads, and no rows computed for heads that are not there: tokens are the rows of the products,
 // heads their columns (attention/few_heads.cuh). What bounds it is the gather, 1152 bytes a slot whatever H is: a
 // warp keeps five tiles of 32 rows under way by bulk copies, over the end of one query into the next, while eight
 // warps compute. Which slots count they find themselves, while the first rows of the query come.
@@ -150,7 +150,7 @@ void attend_with(const SparsePrefill& call, const Queries& queries) {
 
 }  // namespace
 
-std::string sparse_prefill_level_6_declines(const SparsePrefill& call) {
+std::string sparse_prefill_level_7_declines(const SparsePrefill& call) {
     if (call.H > most_heads) return sentence("it is for at most ", most_heads, " heads; there are ", call.H);
     if (call.d != width || call.d_v != latent)
         return sentence("a latent has ", width, " numbers, of which ", latent, " are the value; here ", call.d,
@@ -160,7 +160,7 @@ std::string sparse_prefill_level_6_declines(const SparsePrefill& call) {
     return {};
 }
 
-void sparse_prefill_level_6(const SparsePrefill& call) {
+void sparse_prefill_level_7(const SparsePrefill& call) {
     const Queries queries{call.q,
                           call.kv,
                           call.indices,

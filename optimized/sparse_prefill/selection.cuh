@@ -1,0 +1,121 @@
+// Which slots of an item's row count? Those in range whose index stands in no slot before. Where the row ascends
+// (what is out of range at its end), a slot need only look at the one before. Otherwise the indices are put into a
+// table, in the place of the item's first tile.
+//
+// In rounds: each index hashes to an entry, which is left to the lowest slot of those that come there. Who finds
+// itself there is the first of its index; who finds the same index stands twice; who finds another one comes to
+// another entry in the next round, together with its like.
+#pragma once
+
+#include "optimized/sparse_prefill/in_turn.cuh"
+
+namespace dsa::latent_tile::in_turn {
+
+class Selection {
+   public:
+    static constexpr int most = 4096;  // slots
+    struct InShared {
+        std::uint32_t counts[most / 32];  // bit i of word w: slot 32 w + i counts
+        std::uint32_t falls[2][4];        // whether warp w saw the row fall, in every other item
+        std::int32_t rounds;
+    };
+    struct Asked {
+        std::int32_t index, before;
+    };
+
+    __device__ Selection(Shared& tiles, InShared& own, const Work& work, const std::int32_t* indices, std::int64_t S)
+        : tiles_(tiles), own_(own), work_(work), indices_(indices), S_(static_cast<std::uint32_t>(S)) {}
+
+    __device__ void begin(int item, unsigned n) {
+        row_ = indices_ + std::int64_t{work_.query(item)} * work_.k;
+        bool falls = false;
+#pragma unroll 8
+        for (int slot = static_cast<int>(threadIdx.x); slot < work_.k; slot += warpgroup) {
+            const Asked asked = ask(slot);
+            falls = falls ||
+                    (slot > 0 && counts_alone(asked.index) && unsigned_of(asked.before) > unsigned_of(asked.index));
+        }
+        falls = __any_sync(all_lanes, falls) != 0;
+        round_ ^= 1;
+        std::uint32_t(&told)[4] = own_.falls[round_];
+        if (lane_id() == 0) told[warp_id()] = falls ? 1 : 0;
+        barrier_sync(gatherers_barrier, warpgroup);
+        ascends_ = (told[0] | told[1] | told[2] | told[3]) == 0;
+        if (ascends_) return;
+        for (Mbarrier& piece : tiles_.empty[place_of(n)]) mbarrier_wait_in_block(piece, parity_of(n) ^ 1);
+        find_first_of_each(reinterpret_cast<std::int32_t*>(tiles_.tile[place_of(n)].at));
+    }
+    __device__ Asked ask(int slot) const {
+        if (slot >= work_.k) return {-1, 0};
+        return {row_[slot], slot == 0 ? -1 : row_[slot - 1]};
+    }
+    __device__ std::int32_t answer(const Asked& asked, int slot) const {
+        const bool counts = ascends_ || slot >= work_.k ? counts_alone(asked.index) && asked.index != asked.before
+                                                        : (own_.counts[slot / 32] >> slot % 32 & 1) != 0;
+        return counts ? asked.index : -1;
+    }
+
+   private:
+    static constexpr int bits = 12, entries = 1 << bits;
+    static constexpr std::int32_t empty = 0x7fffffff;
+    static_assert((entries + most) * sizeof(std::int32_t) <= sizeof(Tile), "table and list lie in a tile's place");
+    static_assert(most <= 32 * warpgroup, "a thread has a bit for each of its slots");
+
+    __device__ static std::uint32_t unsigned_of(std::int32_t index) { return static_cast<std::uint32_t>(index); }
+    __device__ bool counts_alone(std::int32_t index) const { return unsigned_of(index) < S_; }
+
+    // place: [entries + most]
+    __device__ void find_first_of_each(std::int32_t* place) {
+        std::int32_t *table = place, *list = place + entries;
+        const int thread = static_cast<int>(threadIdx.x), all = (work_.k + warpgroup - 1) / warpgroup;  // of a thread
+        std::uint32_t open = 0, first = 0;  // a bit a slot
+        for (int j = 0; j < all; ++j) {
+            const int slot = thread + j * warpgroup;
+            const std::int32_t index = slot < work_.k ? row_[slot] : -1;
+            list[slot] = index;
+            if (counts_alone(index)) open |= 1U << j;
+        }
+        for (int i = thread; i < entries; i += warpgroup) table[i] = empty;
+        if (thread == 0) own_.rounds = 0;
+        barrier_sync(gatherers_barrier, warpgroup);
+        for (int done = 0;; ++done) {
+            const std::uint32_t multiplier = 0x9e3779b9U + static_cast<std::uint32_t>(done) * 0x3c6ef372U;  // odd
+            const int below = 2 * most * done;  // a round's entries are lower than all before
+            const auto entry = [&](int slot) {
+                return table + (static_cast<std::uint32_t>(list[slot]) * multiplier >> (32 - bits));
+            };
+            for (int j = 0; j < all; ++j)
+                if ((open >> j & 1) != 0) atomicMin(entry(thread + j * warpgroup), thread + j * warpgroup - below);
+            barrier_sync(gatherers_barrier, warpgroup);
+            std::uint32_t left = 0;
+            for (int j = 0; j < all; ++j) {
+                if ((open >> j & 1) == 0) continue;
+                const int slot = thread + j * warpgroup, lowest = *entry(slot) + below;
+                if (lowest == slot)
+                    first |= 1U << j;
+                else if (list[lowest] != list[slot])
+                    left |= 1U << j;
+            }
+            open = left;
+            if (open != 0) atomicMax(&own_.rounds, done + 1);
+            barrier_sync(gatherers_barrier, warpgroup);
+            if (own_.rounds <= done) break;
+        }
+        for (int j = 0; j < all; ++j) {
+            const std::uint32_t counts = __ballot_sync(all_lanes, (first >> j & 1) != 0);
+            if (lane_id() == 0) own_.counts[thread / 32 + j * 4] = counts;
+        }
+        barrier_sync(gatherers_barrier, warpgroup);
+    }
+
+    Shared& tiles_;
+    InShared& own_;
+    const Work& work_;
+    const std::int32_t* indices_;  // [T, k]
+    std::uint32_t S_;
+    const std::int32_t* row_ = nullptr;  // [k]
+    int round_ = 0;
+    bool ascends_ = true;
+};
+
+}  // namespace dsa::latent_tile::in_turn
