@@ -20,7 +20,8 @@ const Ladder<SparseDecode> ladder{
      {"producers and wgmma", sparse_decode_level_4, sparse_decode_level_4_declines, sparse_decode_workspace_4},
      {"selection inside", sparse_decode_level_5, sparse_decode_level_5_declines, sparse_decode_workspace_5},
      {"a cluster shares the conversion", sparse_decode_level_6, sparse_decode_level_6_declines,
-      sparse_decode_workspace_6}}};
+      sparse_decode_workspace_5},
+     {"three tiles", sparse_decode_level_7, sparse_decode_level_7_declines, sparse_decode_workspace_7}}};
 
 SparseDecode read(const dsa_sparse_decode_args& args) {
     const Case about(args.case_json);

@@ -6,6 +6,7 @@
 // level 4  producer warps that convert by moving bits; wgmma
 // level 5  which slots count is found meanwhile
 // level 6  two blocks of a cluster convert half of the tokens each
+// level 7  three tiles: p v of one beside the softmax of the next
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -42,6 +43,8 @@ std::string sparse_decode_level_5_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
 void sparse_decode_level_6(const SparseDecode& call);
 std::string sparse_decode_level_6_declines(const SparseDecode& call);
-std::int64_t sparse_decode_workspace_6(const SparseDecode& call);
+void sparse_decode_level_7(const SparseDecode& call);
+std::string sparse_decode_level_7_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_7(const SparseDecode& call);
 
 }  // namespace dsa
