@@ -16,7 +16,7 @@ using namespace latent_tile;
 
 constexpr int threads = 4 * warpgroup;
 constexpr int kept_panels = 4;
-constexpr int producer_registers = 72, scorer_registers = 136, weigher_registers = 152;
+constexpr int producer_registers = 64, scorer_registers = 128, weigher_registers = 160;
 constexpr int most_items = 8;  // of a block: it finds all their counting slots when it begins
 #if defined(DSA_SIMULATOR)
 constexpr int multiprocessors = 2;  // small cases shall give a block several items too
