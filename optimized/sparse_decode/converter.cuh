@@ -58,11 +58,9 @@ class Converter {
     Words turned[2] = {};
     float scales[groups] = {};
 
-    // Slot -1: none.
     __device__ std::int32_t slot(const Part& of, const Place& place, int g) const {
         const int i = place.tile * latent_tile::tile_keys + place.half * half_tokens + 8 * g + t;
-        const std::int32_t slot = i < of.count ? of.from[i] : -1;
-        return slot < cache.cache_slots ? slot : -1;
+        return i < of.count ? of.from[i] : -1;
     }
     __device__ Slots read_slots(Place& place) {
         Slots found;
@@ -73,9 +71,10 @@ class Converter {
         if (place.item != item) part = place.item < cache.items ? cache.part(place.item) : Part{nullptr, 0};
         return found;
     }
-    // Where the token is; null where zeros stand for it.
+    // Where the token is; null where zeros stand for it. A slot is asked here whether it is one, not where it is read:
+    // there its number would be waited for.
     __device__ const std::uint8_t* find(std::int32_t slot) const {
-        return slot < 0 ? nullptr : cache.pages + static_cast<std::int64_t>(slot) * token_bytes;
+        return slot < 0 || slot >= cache.cache_slots ? nullptr : cache.pages + static_cast<std::int64_t>(slot) * token_bytes;
     }
     __device__ Words codes_of(const std::uint8_t* token, int j) const {
         return *reinterpret_cast<const Words*>(token + (2 * warp + j) * latent_tile::panel_columns + 16 * c);

@@ -19,7 +19,7 @@ constexpr int kept_panels = 4;
 constexpr int producer_registers = 64, scorer_registers = 128, weigher_registers = 160;
 constexpr int most_items = 8;  // of a block: it finds all their counting slots when it begins
 #if defined(DSA_SIMULATOR)
-constexpr int multiprocessors = 2;  // small cases shall give a block several items too
+constexpr int multiprocessors = 4;  // small cases shall give a block several items and split some
 #else
 constexpr int multiprocessors = 132;
 #endif
@@ -96,7 +96,7 @@ struct Keys {
     const int first_tile;
     __device__ static void ask(int) {}
     __device__ void valid(int tile, std::uint32_t (&words)[2]) const {
-        if (tile == 0) mbarrier_wait_in_block(memory.counts_known, 0);
+        if (tile == 0) mbarrier_wait(memory.counts_known, 0);  // told by the other block, too
         const int bit = (first_tile + tile) * tile_keys;
         const std::uint32_t low = counts[bit / 32], high = counts[bit / 32 + 1];
         words[0] = bit % 32 == 0 ? low : low >> 16 | high << 16;
@@ -133,24 +133,29 @@ struct Job {
         return {memory, memory.counts[round(item)].of, cut.first_tile(item)};
     }
 
-    // The weighers, before the first tile: which slots of all of this block's items count.
+    // The weighers, before the first tile: which slots of all of this block's items count. Two blocks of a cluster, whose
+    // items have the same slots, find out about every second one each and tell the other.
     __device__ void find_counting() const {
         auto& place = *reinterpret_cast<SelectionsPlace*>(&memory.tiles.tile[stages - 1]);
         for (int item = first, i = 0; item < items; item += stride, ++i) {
+            if (blocks == 2 && i % 2 != cluster_rank()) continue;
             Counts& counts = memory.counts[i];
+            const auto tell = [&](int at, std::uint32_t found) {
+                counts.of[at / 32] = found;
+                if constexpr (blocks == 2) *of_block(&counts.of[at / 32], cluster_rank() ^ 1) = found;
+            };
             barrier_sync(selection_barrier, 2 * warpgroup);  // the last item's rounds have been read
             Selecting::find_counting(place.list, place.table, memory.rounds, selection_barrier, row(item),
-                                     min(cut.k, (cut.first_tile(item) + tiles(item)) * tile_keys), cache_slots,
-                                     [&](int at, std::uint32_t found) { counts.of[at / 32] = found; });
-            if (threadIdx.x % (2 * warpgroup) == 0) counts.of[Selecting::most / 32] = 0;
+                                     min(cut.k, (cut.first_tile(item) + tiles(item)) * tile_keys), cache_slots, tell);
+            if (threadIdx.x % (2 * warpgroup) == 0) tell(Selecting::most, 0);
         }
-        cached_tiles::release<blocks>(memory.counts_known);
+        cached_tiles::tell_cluster<blocks>(memory.counts_known);
     }
 
     // The last tile has come. Maximum (of natural logits) and sum of a row are the part's, or what the row's sums are multiplied by follows.
     __device__ void conclude(const RunningSoftmax& softmax, int item, float (&one_over)[heads]) const {
         if (blocks == 2 && threadIdx.x % warpgroup == 0)
-            mbarrier_arrive_at(memory.received[round(item) % stages], cluster_rank() ^ 1);
+            mbarrier_arrive_at_relaxed(memory.received[round(item) % stages], cluster_rank() ^ 1);
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
             const float sum = softmax.total(row);

@@ -141,7 +141,7 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
 #pragma unroll
             for (int j = 0; j <= ahead; ++j) following[j] = slot_of(1 + j);
             count();
-            release<blocks>(memory.counts_known);
+            tell_cluster<blocks>(memory.counts_known);
 #pragma unroll
             for (int j = 0; j < ahead; ++j) ask_for(following[j]);
             weigh<blocks>(memory, out, work.tiles(), [&](int tile) {

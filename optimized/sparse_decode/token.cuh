@@ -3,7 +3,7 @@
 #pragma once
 
 #include "optimized/hopper/cluster.h"
-#include "optimized/hopper/mbarrier.h"
+#include "optimized/hopper/mbarrier_relaxed.h"
 
 namespace dsa::cached_tiles {
 
@@ -16,11 +16,19 @@ __device__ inline void warp_arrives(Mbarrier& barrier) {
     __syncwarp();
     if (lane_id() == 0) mbarrier_arrive(barrier);
 }
-// The tile (or half of it) is free, say this warp's lanes together, to every block that writes into it.
+// This warp's lanes together, to every block of the cluster: what it has written is told,
+template <int blocks>
+__device__ void tell_cluster(Mbarrier& barrier) {
+    if constexpr (blocks == 1) return warp_arrives(barrier);
+    __syncwarp();
+    if (lane_id() < blocks) mbarrier_arrive_at(barrier, lane_id());
+}
+// or: the tile (or half of it), which it has read by products and waited for, is free.
 template <int blocks>
 __device__ void release(Mbarrier& empty) {
     if constexpr (blocks == 1) return warp_arrives(empty);
     __syncwarp();
-    if (lane_id() < blocks) mbarrier_arrive_at(empty, lane_id());
+    if (lane_id() < blocks) mbarrier_arrive_at_relaxed(empty, lane_id());
 }
+
 }  // namespace dsa::cached_tiles
