@@ -14,13 +14,13 @@
 //     q, rows_of_q             [rows_of_q, d]
 //     tiles(item)              how many, at least one
 //     first_row(item)          of q
-//     keys(item)               with ask(tile) before the products, valid(tile, words) after: which of a tile's keys count
-//     conclude(softmax, item, one_over)   the scorers, at its end
-//     leave(item, half, sums, one_over, place)   the weighers, at its end; `place` may be written
-//     release(empty)           a weigher's warp: the tile may be written
+//     keys(item)               with ask(tile) before the products, valid(tile, words) after: which of a tile's keys
+//     count conclude(softmax, item, one_over)   the scorers, at its end leave(item, half, sums, one_over, place) the
+//     weighers, at its end; `place` may be written release(empty)           a weigher's warp: the tile may be written
 //     copied_by_threads        whether tiles are written through the generic proxy, without a fence
 #pragma once
 
+#include "optimized/attention/head_rows.cuh"
 #include "optimized/attention/latent_tile.cuh"
 #include "optimized/hopper/barrier.h"
 #include "optimized/hopper/fence.h"
@@ -215,9 +215,9 @@ __device__ void weigh_tiles(ThreeTiles<kept>& memory, const Job& job, int half) 
     if (threadIdx.x % warpgroup == 0) bulk_wait<0>();
 }
 
-// What a weigher warpgroup leaves of an item goes by way of a place of 16 KB: when it is free they write, and when all
-// have written one thread stores. The place is the warpgroup's own: all its warps have weighed it, or the store has
-// read it.
+// What a weigher warpgroup leaves of an item goes by way of a place of 16 KB: when it is free they write, and when
+// all have written one thread stores. The place is the warpgroup's own: all its warps have weighed it, or the store
+// has read it.
 __device__ inline void place_is_free(int half) { barrier_sync(weighers_barrier + half, warpgroup); }
 template <class Store>
 __device__ void when_written(int half, Store store) {
@@ -245,26 +245,6 @@ __device__ void store_panels(const float (&sums)[half_n], const float (&one_over
     }
 }
 
-// What of a tensor [queries, H, d_v] a tensor store takes: the 64 heads of an item by 128 bytes; heads past the last one
-// are not stored.
-template <class T>
-TensorMap heads_map(const T* address, std::int64_t queries, std::int64_t H) {
-    Tiled how;
-    how.element = element_of<T>();
-    how.address = address;
-    how.rank = 3;
-    how.extent[0] = d_v;
-    how.extent[1] = static_cast<std::uint64_t>(H);
-    how.extent[2] = static_cast<std::uint64_t>(queries);
-    how.stride[1] = d_v * sizeof(T);
-    how.stride[2] = how.stride[1] * how.extent[1];
-    how.box[0] = row_bytes / static_cast<int>(sizeof(T));
-    how.box[1] = heads;
-    how.box[2] = 1;
-    how.swizzle = wide;
-    return tensor_map("out", how);
-}
-
 // A weigher warpgroup's columns of the result.
 __device__ inline void leave_result(const TensorMap& out_map, int query, int first_head, int half, const Sums& sums,
                                     const float (&one_over)[2], unsigned char* place) {
@@ -281,27 +261,14 @@ __device__ inline void leave_result(const TensorMap& out_map, int query, int fir
     }
 }
 
-struct alignas(8) TwoSums {
-    float at[2];
-};
-
 // The same of sums that are to be added to those of other parts: float32, not divided.
 __device__ inline void leave_sums(const TensorMap& sums_map, int query_of_part, int first_head, int half,
                                   const Sums& sums, unsigned char* place) {
     constexpr int columns = row_bytes / 4, each = d_v / 8 / 2;  // of a panel; 64 columns at a time, two panels
-    const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
     for (int piece = 0; piece < 4; ++piece) {
         place_is_free(half);
-#pragma unroll
-        for (int i = 0; i < each; i += 2) {
-            const int row = wgmma_row(thread, i), column = wgmma_column(thread, i);
-            const auto offset = static_cast<std::uint32_t>(row * row_bytes + column % columns * 4);
-            unsigned char* to =
-                place + column / columns * static_cast<int>(sizeof(Panel)) + swizzled_offset(offset, wide);
-            *reinterpret_cast<TwoSums*>(to) = {
-                {sums[piece / 2][piece % 2 * each + i], sums[piece / 2][piece % 2 * each + i + 1]}};
-        }
+        store_sums<each>(sums[piece / 2], piece % 2 * each, place);
         when_written(half, [&] {
             for (int panel = 0; panel < 2; ++panel)
                 tma_store(sums_map, {half * d_v / 2 + (2 * piece + panel) * columns, first_head, query_of_part},

@@ -1,7 +1,7 @@
-// Arrivals at another block's mbarrier that release nothing. `mbarrier_arrive_at` releases at the cluster's scope, and
-// ptxas makes of that a MEMBAR for the whole GPU: 1400 clocks where they were counted. Who has only read what the other
-// block will write over, and has what it read (a product that was waited for, a load whose value was used), has nothing
-// to release. PTX ISA, "mbarrier.arrive": .relaxed.
+// Arrivals at another block's mbarrier that release nothing. `mbarrier_arrive_at` releases at the cluster's scope,
+// and ptxas makes of that a MEMBAR for the whole GPU: 1400 clocks where they were counted. Who has only read what the
+// other block will write over, and has what it read (a product that was waited for, a load whose value was used), has
+// nothing to release. PTX ISA, "mbarrier.arrive": .relaxed.
 #pragma once
 
 #include "optimized/hopper/mbarrier.h"

@@ -53,6 +53,16 @@ __global__ void __launch_bounds__(threads)
     const int i = static_cast<int>(threadIdx.x);
     const float mine = i < splits ? parts.maximum[row * splits + i] : minus_infinity();
     const float part = i < splits ? parts.sum[row * splits + i] : 0.0F;
+    const float* from = parts.out + row * latent + 4 * i;
+    constexpr int bunch = 16;  // on their way at once, the first while the weights are made
+    Four fours[bunch];
+    const auto load = [&](int first) {
+#pragma unroll
+        for (int s = 0; s < bunch; ++s)
+            fours[s] =
+                first + s < splits ? *reinterpret_cast<const Four*>(from + (first + s) * all_rows * latent) : Four{};
+    };
+    load(0);
     float maximum = over_block(mine, memory.fold, Largest());
     const float weight = maximum == minus_infinity() ? 0.0F : rescaling(mine, maximum);
     const float sum = over_block(part * weight, memory.fold, Sum());
@@ -60,12 +70,14 @@ __global__ void __launch_bounds__(threads)
     if (i < splits) memory.weight[i] = weight;
     __syncthreads();
     float out[4] = {};
-    const float* from = parts.out + row * latent + 4 * i;
-#pragma unroll 8
-    for (int s = 0; s < splits; ++s) {
-        const Four four = *reinterpret_cast<const Four*>(from + s * all_rows * latent);
+    for (int first = 0; first < splits; first += bunch) {
+        if (first > 0) load(first);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) out[j] += four.at[j] * memory.weight[s];
+        for (int s = 0; s < bunch; ++s) {
+            if (first + s >= splits) break;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) out[j] += fours[s].at[j] * memory.weight[first + s];
+        }
     }
     const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, row % H, maximum, sum);
     auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + 4 * i);

@@ -1,6 +1,6 @@
 // Who brings tiles of 48 tokens of the FP8 cache: a warpgroup that reads tokens into registers, makes bf16 of them by
-// moving bits and stores them as wgmma reads them. Where two blocks share it, each makes one half of a tile's tokens and
-// sends it to the other by bulk copies between their shared memories.
+// moving bits and stores them as wgmma reads them. Where two blocks share it, each makes one half of a tile's tokens
+// and sends it to the other by bulk copies between their shared memories.
 //
 // Warp w of four has the 128 columns of scale w, two panels, of all 24 tokens of a half, three groups of 8: lane
 // 4 t + c has piece c (16 codes) of both panels of tokens t, t + 8 and t + 16. So a warp's share of a panel is 3072
@@ -14,7 +14,77 @@
 
 namespace dsa::cached_tiles {
 
-// An item's slots; those past the cache's end, and negative ones, are none.
+// Where a lane reads what it has of tokens. A slot that is none reads the cache's first token, which becomes zeros:
+// an address a token and no branch, or each load would wait until the one before it has read its address.
+struct Reading {
+    const std::uint8_t* codes;   // piece c (16 codes) of both panels of scale w
+    const std::uint8_t* scale;   // scale w
+    const std::uint8_t* turned;  // 16 of the rotated columns, which are bf16 already
+
+    __device__ Reading(const std::uint8_t* pages, int w, int c)
+        : codes(pages + 2 * w * latent_tile::panel_columns + 16 * c),
+          scale(pages + latent + 4 * w),
+          turned(pages + latent + 4 * (latent / scaled) + 32 * c) {}
+
+    template <class T>
+    __device__ static T at(const std::uint8_t* from, std::int32_t slot, int further = 0) {
+        const std::uint64_t token = static_cast<std::uint64_t>(static_cast<std::uint32_t>(slot)) * token_bytes;
+        return *reinterpret_cast<const T*>(from + token + further);
+    }
+};
+
+// What a lane has of a token's latent.
+struct Pieces {
+    Words codes[2];
+    float scale;
+
+    __device__ void load(const Reading& from, std::int32_t slot) {
+        scale = Reading::at<float>(from.scale, slot);
+#pragma unroll
+        for (int j = 0; j < 2; ++j) codes[j] = Reading::at<Words>(from.codes, slot, j * latent_tile::panel_columns);
+    }
+    // To the token's row in the first of two panels, which lie `between` bytes apart. none: zeros. Whether it must be
+    // done once more, the long road: there was a NaN or another kind of scale.
+    __device__ bool make(unsigned char* row, int t, int c, int between, bool none) const {
+        const std::uint32_t pair = none ? 0 : scale_for_pairs(scale);
+        std::uint32_t trouble = pair == 0 ? nan_bits : 0;
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            trouble |= nan_codes(codes[j]);
+            Words numbers[2];
+            dequantise(for_plain_order(codes[j]), pair, numbers);
+            store(row + j * between, t, c, numbers);
+        }
+        return !none && (trouble & nan_bits) != 0;
+    }
+    __device__ void make_one_by_one(unsigned char* row, int t, int c, int between) const {
+#pragma unroll 1
+        for (int j = 0; j < 2; ++j) {
+            Words numbers[2];
+            dequantise_one_by_one(for_plain_order(j == 0 ? codes[0] : codes[1]), scale, numbers);
+            store(row + j * between, t, c, numbers);
+        }
+    }
+    // 16 numbers of row t of eight, swizzled.
+    __device__ static void store(unsigned char* row, int t, int c, const Words (&numbers)[2]) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) *reinterpret_cast<Words*>(row + (((2 * c + j) ^ t) << 4)) = numbers[j];
+    }
+};
+// And of its rotated columns.
+struct Turned {
+    Words numbers[2];
+    __device__ void load(const Reading& from, std::int32_t slot) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) numbers[j] = Reading::at<Words>(from.turned, slot, 16 * j);
+    }
+    __device__ void store(unsigned char* row, int t, int c, bool none) {
+        if (none) numbers[0] = numbers[1] = Words{};
+        Pieces::store(row, t, c, numbers);
+    }
+};
+
+// An item's slots. Those past the cache's end, and negative ones, are none.
 struct Part {
     const std::int32_t* from;
     int count;
@@ -51,12 +121,13 @@ class Converter {
 
     Memory& memory;
     const Cache& cache;
-    Part part;  // of which slots are read
-    const int warp = warp_id() % 4, t = lane_id() / 4, c = lane_id() % 4;
-    const int at = t * latent_tile::row_bytes + ((2 * c ^ t) << 4);  // of token t in its group
-    Words codes[groups][2] = {};
-    Words turned[2] = {};
-    float scales[groups] = {};
+    Part part;                                                  // of which slots are read
+    const int warp = __shfl_sync(all_lanes, warp_id() % 4, 0);  // uniform, sees ptxas
+    const int t = lane_id() / 4, c = lane_id() % 4;
+    const Reading from;
+    Pieces pieces[groups];
+    Turned turned;
+    std::uint32_t none = 0;  // a bit a group
 
     __device__ std::int32_t slot(const Part& of, const Place& place, int g) const {
         const int i = place.tile * latent_tile::tile_keys + place.half * half_tokens + 8 * g + t;
@@ -71,77 +142,49 @@ class Converter {
         if (place.item != item) part = place.item < cache.items ? cache.part(place.item) : Part{nullptr, 0};
         return found;
     }
-    // Where the token is; null where zeros stand for it. A slot is asked here whether it is one, not where it is read:
-    // there its number would be waited for.
-    __device__ const std::uint8_t* find(std::int32_t slot) const {
-        return slot < 0 || slot >= cache.cache_slots ? nullptr : cache.pages + static_cast<std::int64_t>(slot) * token_bytes;
-    }
-    __device__ Words codes_of(const std::uint8_t* token, int j) const {
-        return *reinterpret_cast<const Words*>(token + (2 * warp + j) * latent_tile::panel_columns + 16 * c);
-    }
-    __device__ float scale_of(const std::uint8_t* token) const {
-        return reinterpret_cast<const float*>(token + latent)[warp];
-    }
+    // Asked where a slot is used, not where it is read: there its number would be waited for.
+    __device__ bool is_none(std::int32_t slot) const { return slot < 0 || slot >= cache.cache_slots; }
     __device__ std::int32_t of_this_warp(const Slots& of) const {
         return warp == 0 ? of.of[0] : warp == 1 ? of.of[1] : of.of[2];
     }
     // Tokens come to the L2 cache: what is loaded into registers is too little for the way from memory.
     __device__ void ask_for(const Slots& of) const {
-        const std::uint8_t* token = find(of_this_warp(of));
-        if (warp < groups && c == 0 && token != nullptr) bulk_prefetch(token, token_bytes);
+        const std::int32_t slot = of_this_warp(of);
+        if (warp < groups && c == 0 && !is_none(slot))
+            bulk_prefetch(cache.pages + static_cast<std::int64_t>(slot) * token_bytes, token_bytes);
     }
     __device__ void load(const Slots& of) {
+        none = 0;
+        Slots safe;
 #pragma unroll
         for (int g = 0; g < groups; ++g) {
-            const std::uint8_t* token = find(of.of[g]);
-            scales[g] = token == nullptr ? 1.0F : scale_of(token);
-#pragma unroll
-            for (int j = 0; j < 2; ++j) codes[g][j] = token == nullptr ? Words{} : codes_of(token, j);
+            const bool is = is_none(of.of[g]);
+            if (is) none |= 1U << g;
+            safe.of[g] = is ? 0 : of.of[g];
         }
-        if (warp >= groups) return;
-        const std::uint8_t* token = find(of_this_warp(of));
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
-            turned[j] = token == nullptr
-                            ? Words{}
-                            : reinterpret_cast<const Words*>(token + latent + 4 * (latent / scaled) + 32 * c)[j];
-    }
-    __device__ void store(unsigned char* to, const Words (&numbers)[2]) const {
-        *reinterpret_cast<Words*>(to + at) = numbers[0];
-        *reinterpret_cast<Words*>(to + (at ^ 16)) = numbers[1];
-    }
-    // Once more, the long road, where there was a NaN or another kind of scale.
-    __device__ void mend(const Place& place, unsigned char* to) const {
-#pragma unroll 1
-        for (int i = 0; i < groups * 2; ++i) {
-            const int g = i / 2, j = i % 2;
-            const std::uint8_t* token = find(slot(cache.part(place.item), place, g));
-            Words numbers[2] = {};
-            if (token != nullptr)
-                dequantise_one_by_one(for_plain_order(codes_of(token, j)), scale_of(token), numbers);
-            store(to + j * between + g * group_bytes, numbers);
-        }
+        for (int g = 0; g < groups; ++g) pieces[g].load(from, safe.of[g]);
+        if (warp < groups) turned.load(from, of_this_warp(safe));
     }
     // What is loaded becomes half of tile `stage`.
     __device__ void make(const Place& place, int stage) {
         unsigned char* of_half = memory.tiles.tile[stage].at + place.half * groups * group_bytes;
         unsigned char* to = of_half + 2 * warp * between;
         unsigned char* rotated_to = of_half + latent_tile::value_panels * between + warp * group_bytes;
-        std::uint32_t trouble = 0;
+        const int row = t * latent_tile::row_bytes;
+        bool mends = false;
 #pragma unroll
-        for (int g = 0; g < groups; ++g) {
-            const std::uint32_t pair = scale_for_pairs(scales[g]);
-            if (pair == 0) trouble = nan_bits;
-#pragma unroll
-            for (int j = 0; j < 2; ++j) {
-                trouble |= nan_codes(codes[g][j]);
-                Words numbers[2];
-                dequantise(for_plain_order(codes[g][j]), pair, numbers);
-                store(to + j * between + g * group_bytes, numbers);
+        for (int g = 0; g < groups; ++g)
+            if (pieces[g].make(to + g * group_bytes + row, t, c, between, (none >> g & 1) != 0)) mends = true;
+        if (warp < groups) turned.store(rotated_to + row, t, c, (none >> warp & 1) != 0);
+        if (mends)
+#pragma unroll 1
+            for (int g = 0; g < groups; ++g) {
+                if ((none >> g & 1) != 0) continue;
+                Pieces again;
+                again.load(from, slot(cache.part(place.item), place, g));
+                again.make_one_by_one(to + g * group_bytes + row, t, c, between);
             }
-        }
-        if (warp < groups) store(rotated_to, turned);
-        if ((trouble & nan_bits) != 0) mend(place, to);
         fence_proxy_async_shared();
         Mbarrier& full = memory.tiles.full[stage];
         if constexpr (blocks == 1) {
@@ -149,18 +192,22 @@ class Converter {
         } else {
             __syncwarp();
             constexpr int of_panel = groups * group_bytes;
-            const int lane = lane_id(), other = cluster_rank() ^ 1;
-            if (lane == 0)  // what the other's warp sends
+            if (lane_id() == 0) {
+                const int other = cluster_rank() ^ 1;
+                // what the other's warp sends
                 mbarrier_arrive_expect(full, 2 * of_panel + (warp < groups ? group_bytes : 0));
-            if (lane < 2) bulk_send(to + lane * between, to + lane * between, of_panel, full, other);
-            if (lane == 2 && warp < groups) bulk_send(rotated_to, rotated_to, group_bytes, full, other);
+#pragma unroll
+                for (int j = 0; j < 2; ++j) bulk_send(to + j * between, to + j * between, of_panel, full, other);
+                if (warp < groups) bulk_send(rotated_to, rotated_to, group_bytes, full, other);
+            }
         }
     }
 
    public:
     static constexpr int arrivals = blocks == 1 ? 8 : 4;  // until a tile is full
 
-    __device__ Converter(Memory& in, const Cache& of) : memory(in), cache(of), part(of.part(of.first)) {}
+    __device__ Converter(Memory& in, const Cache& of)
+        : memory(in), cache(of), part(of.part(of.first)), from(of.pages, warp, c) {}
 
     // Slots are read three half tiles ahead, tokens asked for two ahead, and loaded one ahead.
     __device__ void run() {
@@ -175,8 +222,8 @@ class Converter {
         latent_tile::Turn turn;
         bool first_round = true;
         for (; making.item < cache.items; making.next(cache)) {
-            // The other block's warps arrive here too, but nothing that they wrote is read afterwards: the wait does not
-            // acquire at the cluster's scope.
+            // The other block's warps arrive here too, but nothing that they wrote is read afterwards: the wait does
+            // not acquire at the cluster's scope.
             if (making.half == 0 || blocks == 2) mbarrier_wait_in_block(memory.tiles.empty[turn.at], turn.parity ^ 1);
             if (first_round && turn.at == latent_tile::stages - 1) {
                 mbarrier_wait_in_block(memory.counts_known, 0);

@@ -1,12 +1,12 @@
-// Level 7. Blocks of levels 4 to 6 score, make the softmax and weigh one after the other. Here three tiles of 48 tokens
-// are in shared memory, and p v of one goes on beside the softmax of the next (attention/three_tiles.cuh); blocks
-// stay, a cluster of two takes query after query.
+// Level 7. Blocks of levels 4 to 6 score, make the softmax and weigh one after the other. Here three tiles of 48
+// tokens are in shared memory, and p v of one goes on beside the softmax of the next (attention/three_tiles.cuh);
+// blocks stay, a cluster of two takes query after query.
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/sparse_decode/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
-#include "optimized/sparse_decode/selection.cuh"
+#include "optimized/sparse_decode/own_slots.cuh"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -16,36 +16,32 @@ using namespace latent_tile;
 
 constexpr int threads = 4 * warpgroup;
 constexpr int kept_panels = 4;
-constexpr int producer_registers = 64, scorer_registers = 128, weigher_registers = 160;
+constexpr int producer_registers = 72, scorer_registers = 120, weigher_registers = 160;
 constexpr int most_items = 8;  // of a block: it finds all their counting slots when it begins
 #if defined(DSA_SIMULATOR)
 constexpr int multiprocessors = 4;  // small cases shall give a block several items and split some
 #else
 constexpr int multiprocessors = 132;
 #endif
-using Selecting = Selection<2 * warpgroup>;  // the weighers
+constexpr int most_slots = 2048;                                        // level 5 takes no more
+using Selecting = OwnSlots<2 * warpgroup, most_slots, most_slots, 13>;  // the weighers
 
 struct Counts {
-    std::uint32_t of[Selecting::most / 32 + 1];  // a bit a slot: does it count? And nothing past the last.
+    std::uint32_t of[most_slots / 32 + 1];  // a bit a slot: does it count? And nothing past the last.
 };
 struct Memory {
     ThreeTiles<kept_panels> tiles;
     Counts counts[most_items];
-    int rounds;
     Mbarrier counts_known;
     Mbarrier received[stages];  // the other block has all that this one sent it of an item, three items in turn
 };
-struct SelectionsPlace {
-    Selecting::List list;
-    Selecting::Table table;
-};
-static_assert(sizeof(SelectionsPlace) <= sizeof(TileOf48));
+static_assert(sizeof(Selecting::Place) <= sizeof(TileOf48));
 
 // How a call is cut into items: (query, 64 heads a block of the cluster, part of the selection).
 struct Cut {
-    int rows, H, k;       // rows: B s_q
-    int blocks;           // of a cluster, which share their tokens
-    int bunches;          // of 64 blocks heads, a query
+    int rows, H, k;  // rows: B s_q
+    int blocks;      // of a cluster, which share their tokens
+    int bunches;     // of 64 blocks heads, a query
     int splits, tiles_each, all_tiles;
     int items, clusters;  // a cluster takes every clusters-th item
 
@@ -129,14 +125,12 @@ struct Job {
         const int first_slot = cut.first_tile(item) * tile_keys;
         return {row(item) + first_slot, cut.k - first_slot};
     }
-    __device__ Keys keys(int item) const {
-        return {memory, memory.counts[round(item)].of, cut.first_tile(item)};
-    }
+    __device__ Keys keys(int item) const { return {memory, memory.counts[round(item)].of, cut.first_tile(item)}; }
 
-    // The weighers, before the first tile: which slots of all of this block's items count. Two blocks of a cluster, whose
-    // items have the same slots, find out about every second one each and tell the other.
+    // The weighers, before the first tile: which slots of all of this block's items count. Two blocks of a cluster,
+    // whose items have the same slots, find out about every second one each and tell the other.
     __device__ void find_counting() const {
-        auto& place = *reinterpret_cast<SelectionsPlace*>(&memory.tiles.tile[stages - 1]);
+        auto& place = *reinterpret_cast<Selecting::Place*>(&memory.tiles.tile[stages - 1]);
         for (int item = first, i = 0; item < items; item += stride, ++i) {
             if (blocks == 2 && i % 2 != cluster_rank()) continue;
             Counts& counts = memory.counts[i];
@@ -144,15 +138,17 @@ struct Job {
                 counts.of[at / 32] = found;
                 if constexpr (blocks == 2) *of_block(&counts.of[at / 32], cluster_rank() ^ 1) = found;
             };
-            barrier_sync(selection_barrier, 2 * warpgroup);  // the last item's rounds have been read
-            Selecting::find_counting(place.list, place.table, memory.rounds, selection_barrier, row(item),
-                                     min(cut.k, (cut.first_tile(item) + tiles(item)) * tile_keys), cache_slots, tell);
-            if (threadIdx.x % (2 * warpgroup) == 0) tell(Selecting::most, 0);
+            barrier_sync(selection_barrier, 2 * warpgroup);  // the last item's place has been read
+            const int first_slot = cut.first_tile(item) * tile_keys;
+            const auto mine = Selecting::read(row(item), min(cut.k, first_slot + tiles(item) * tile_keys));
+            Selecting::find_counting(place, selection_barrier, mine, first_slot, cache_slots, tell);
+            if (threadIdx.x % (2 * warpgroup) == 0) tell(most_slots, 0);
         }
         cached_tiles::tell_cluster<blocks>(memory.counts_known);
     }
 
-    // The last tile has come. Maximum (of natural logits) and sum of a row are the part's, or what the row's sums are multiplied by follows.
+    // The last tile has come. Maximum (of natural logits) and sum of a row are the part's, or what the row's sums are
+    // multiplied by follows.
     __device__ void conclude(const RunningSoftmax& softmax, int item, float (&one_over)[heads]) const {
         if (blocks == 2 && threadIdx.x % warpgroup == 0)
             mbarrier_arrive_at_relaxed(memory.received[round(item) % stages], cluster_rank() ^ 1);
@@ -213,7 +209,7 @@ __global__ void __launch_bounds__(threads, 1)
         job.find_counting();
         weigh_tiles(memory.tiles, job, group);
     } else if (group == 2) {
-        take_registers<scorer_registers>();
+        give_back_registers<scorer_registers>();
         score_tiles(memory.tiles, job, q_map);
     } else {
         give_back_registers<producer_registers>();
@@ -249,6 +245,7 @@ std::string sparse_decode_level_7_declines(const SparseDecode& call) {
     constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max() / most_parts;
     if (call.rows * (call.H + 2 * heads) > most)
         return sentence("B s_q H must be below 2^31 / ", most_parts, "; it is ", call.rows * call.H);
+    if (call.slots == 0) return "a cache without pages has no token to stand for those that are none";
     if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
     return {};
 }

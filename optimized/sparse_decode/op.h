@@ -7,6 +7,7 @@
 // level 5  which slots count is found meanwhile
 // level 6  two blocks of a cluster convert half of the tokens each
 // level 7  three tiles: p v of one beside the softmax of the next
+// level 8  a tile a block, all warps at the same thing: for a query or two
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -46,5 +47,8 @@ std::string sparse_decode_level_6_declines(const SparseDecode& call);
 void sparse_decode_level_7(const SparseDecode& call);
 std::string sparse_decode_level_7_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_7(const SparseDecode& call);
+void sparse_decode_level_8(const SparseDecode& call);
+std::string sparse_decode_level_8_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_8(const SparseDecode& call);
 
 }  // namespace dsa

@@ -1,6 +1,6 @@
-// Which slots of a selection count? Those in range that stand nowhere before. Warps ask that have nothing to do yet, while
-// others already bring tokens: the answer is needed only when the first tile has been scored, and list and table lie
-// where later tiles will.
+// Which slots of a selection count? Those in range that stand nowhere before. Warps ask that have nothing to do yet,
+// while others already bring tokens: the answer is needed only when the first tile has been scored, and list and
+// table lie where later tiles will.
 //
 // In rounds: each index hashes to a place, which is left to the lowest slot of those that come there. Who finds
 // itself there is the first of its index. Who finds the same index there stands twice. Who finds another one comes to

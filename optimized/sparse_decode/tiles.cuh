@@ -33,7 +33,7 @@ constexpr int warpgroup = 128;
 constexpr int threads = 3 * warpgroup;
 constexpr int rows = 64;    // of q: wgmma's M
 constexpr int tokens = 64;  // of a tile
-constexpr int panel = 64;  // columns: 128 bytes, as wide as the swizzle
+constexpr int panel = 64;   // columns: 128 bytes, as wide as the swizzle
 constexpr int panels = width / panel, rotated_panel = latent / panel;
 constexpr int half_panels = rotated_panel / 2;
 constexpr int half_columns = latent / 2;

@@ -1,5 +1,5 @@
-// A token of V3.2's FP8 cache: 512 codes of the latent, a scale for each 128 of them, 64 rotated columns in bf16. And how
-// warps tell that a tile is full or free.
+// A token of V3.2's FP8 cache: 512 codes of the latent, a scale for each 128 of them, 64 rotated columns in bf16. And
+// how warps tell that a tile is full or free.
 #pragma once
 
 #include "optimized/hopper/cluster.h"

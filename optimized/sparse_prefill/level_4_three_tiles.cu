@@ -1,8 +1,8 @@
 // Level 4. A stage of level 3 waits for its p v and then for its gather, and q k^T, p v and the gather of the next
 // tiles wait for the softmax. Here tiles are smaller, 48 keys, so that there are three, and five of q's panels live
 // in the scorers' registers. With room for three tiles p v of a tile can wait until q k^T of the next one is done:
-// then the tensor cores have p v to do while that one's softmax is made (attention/three_tiles.cuh). The sums leave by
-// tensor stores, through the last tile.
+// then the tensor cores have p v to do while that one's softmax is made (attention/three_tiles.cuh). The sums leave
+// by tensor stores, through the last tile.
 #include "optimized/attention/selected.h"
 #include "optimized/attention/three_tiles.cuh"
 #include "optimized/hopper/cp_async.h"
@@ -132,7 +132,8 @@ void sparse_prefill_level_4(const SparsePrefill& call) {
             .threads = threads,
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},
-           work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide), heads_map(call.result.out, call.T, call.H));
+           work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
+           heads_map(call.result.out, call.T, call.H));
 }
 
 }  // namespace dsa
