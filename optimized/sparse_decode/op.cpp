@@ -52,17 +52,12 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
-// Where nobody chooses: the highest level that takes the call, but for many rows of q level 6, or 5 where it
-// declines, which were faster than 7 (notes.md).
+// Where nobody chooses: what was fastest (notes.md). The highest level that takes the call for one row of q and for
+// three to seven; level 5 for two; from eight on level 6, or 5 where it declines.
 AtLevel fastest_level(const SparseDecode& call) {
-    constexpr std::int64_t few_rows = 8;
     int level = chosen_level();
-    if (level == 0 && call.rows > few_rows) {
-        if (sparse_decode_level_6_declines(call).empty())
-            level = 6;
-        else if (sparse_decode_level_5_declines(call).empty())
-            level = 5;
-    }
+    if (level == 0 && call.rows >= 8 && sparse_decode_level_6_declines(call).empty()) level = 6;
+    if (level == 0 && (call.rows >= 8 || call.rows == 2) && sparse_decode_level_5_declines(call).empty()) level = 5;
     return AtLevel(level);
 }
 
