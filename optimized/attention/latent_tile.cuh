@@ -14,6 +14,8 @@
 
 namespace dsa::latent_tile {
 
+inline constexpr int warpgroup = 128;
+inline constexpr float one_over_ln2 = 1.44269504088896340736F;
 inline constexpr int heads = 64, keys = 64;
 inline constexpr int d = 576, d_v = 512;
 inline constexpr int panel_columns = 64;

@@ -6,6 +6,15 @@
 
 namespace dsa {
 
+// The middle two bytes of four change places.
+__device__ inline std::uint32_t middle_exchanged(std::uint32_t four) {
+#if defined(DSA_SIMULATOR)
+    return (four & 0xff0000ffU) | (four >> 8 & 0xff00U) | (four & 0xff00U) << 8;
+#else
+    return __byte_perm(four, 0, 0x3120);
+#endif
+}
+
 #if defined(DSA_SIMULATOR)
 
 // A product of two numbers of 8 significant bits is exact in float32.

@@ -34,8 +34,8 @@ std::string sparse_decode_level_4_declines(const SparseDecode& call) {
     if (call.R_kv != latent || call.d != width)
         return sentence("tokens must be of ", latent, " + ", width - latent, " columns; they are of ", call.R_kv,
                         " + ", call.d - call.R_kv);
-    if (call.k > most_tiles * tokens * Plan::most_splits)
-        return sentence("k must be at most ", most_tiles * tokens * Plan::most_splits, "; it is ", call.k);
+    if (call.k > most_tiles * tokens * most_parts)
+        return sentence("k must be at most ", most_tiles * tokens * most_parts, "; it is ", call.k);
     return {};
 }
 
@@ -44,7 +44,7 @@ struct Scratch {
     std::int32_t* kept;  // [rows, k]
     Parts parts;
     Scratch(const SparseDecode& call, const Plan& plan, Arena& arena)
-        : kept(arena.take<std::int32_t>(call.rows * call.k)), parts(plan, arena) {}
+        : kept(arena.take<std::int32_t>(call.rows * call.k)), parts(plan.parts(arena)) {}
 };
 }  // namespace
 
@@ -67,7 +67,7 @@ void sparse_decode_level_4(const SparseDecode& call) {
             .stream = call.stream,
             .blocks_y = plan.splits},
            call.q, call.kv_pages, scratch.kept, call.result, scratch.parts, plan);
-    if (plan.splits > 1) add_parts(scratch.parts, call.result, plan, call.rows, call.stream);
+    if (plan.splits > 1) add_parts(scratch.parts, call.result, call.rows, call.H, plan.splits, call.stream);
 }
 
 }  // namespace dsa

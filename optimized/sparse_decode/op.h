@@ -6,7 +6,9 @@
 // level 4  producer warps that convert by moving bits; wgmma
 // level 5  which slots count is found meanwhile
 // level 6  two blocks of a cluster convert half of the tokens each
-// level 8  at most 32 heads: tokens are the products' rows, heads their columns
+// level 7  three tiles: p v of one beside the softmax of the next
+// level 8  a tile a block, all warps at the same thing: for a query or two
+// level 9  at most 32 heads: tokens are the products' rows, heads their columns
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -43,9 +45,14 @@ std::string sparse_decode_level_5_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_5(const SparseDecode& call);
 void sparse_decode_level_6(const SparseDecode& call);
 std::string sparse_decode_level_6_declines(const SparseDecode& call);
-std::int64_t sparse_decode_workspace_6(const SparseDecode& call);
+void sparse_decode_level_7(const SparseDecode& call);
+std::string sparse_decode_level_7_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_7(const SparseDecode& call);
 void sparse_decode_level_8(const SparseDecode& call);
 std::string sparse_decode_level_8_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_8(const SparseDecode& call);
+void sparse_decode_level_9(const SparseDecode& call);
+std::string sparse_decode_level_9_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_9(const SparseDecode& call);
 
 }  // namespace dsa

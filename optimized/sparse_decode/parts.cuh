@@ -1,10 +1,8 @@
-// How a call is split over blocks, what each block leaves, and how parts become the result.
+// How a call is split over blocks, and what each block leaves.
 #pragma once
 
-#include "optimized/hopper/dependent.h"
+#include "optimized/sparse_decode/adding.cuh"
 #include "optimized/sparse_decode/tiles.cuh"
-#include "optimized/support/arena.h"
-#include "optimized/support/launch.h"
 
 namespace dsa::cached_tiles {
 
@@ -14,8 +12,6 @@ struct Plan {
     std::int64_t H, k, rows_of_q;
     int heads_each, groups, splits, tiles_each;
 
-    static constexpr int most_splits = 128;  // a thread a part, when they are added
-
     explicit Plan(const SparseDecode& call) : H(call.H), k(call.k), rows_of_q(call.rows) {
         const auto tiles = static_cast<int>(std::max<std::int64_t>(1, blocks_for(call.k, tokens)));
         double best = 1e30;
@@ -23,7 +19,7 @@ struct Plan {
             if (heads < rows && H <= heads) continue;
             for (int each = std::min(tiles, most_tiles); each >= 1; --each) {
                 const int count = (tiles + each - 1) / each;
-                if (count > most_splits) break;
+                if (count > most_parts) break;
                 const double time = predicted(heads, count, each);
                 if (time >= best) continue;
                 best = time;
@@ -46,6 +42,8 @@ struct Plan {
         return time + storing * heads / rows + adding + parts / bytes_a_us;
     }
 
+    Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
+
     __device__ Work work(int block, int split) const {
         Work work{};
         work.query = block / groups;
@@ -54,22 +52,6 @@ struct Plan {
         work.first_slot = split * tiles_each * tokens;
         work.slots = min(static_cast<int>(k) - work.first_slot, tiles_each * tokens);
         return work;
-    }
-};
-
-// All null where nothing is split.
-struct Parts {
-    // [splits, rows H, latent], under the part's own maximum, not divided; columns in the order 0 2 1 3 of each four
-    float* out = nullptr;
-    float* maximum = nullptr;  // [rows H, splits]
-    float* sum = nullptr;      // [rows H, splits]
-
-    Parts(const Plan& plan, Arena& arena) {
-        if (plan.splits == 1) return;
-        const std::int64_t all = plan.splits * plan.rows_of_q * plan.H;
-        out = arena.take<float>(all * latent);
-        maximum = arena.take<float>(all);
-        sum = arena.take<float>(all);
     }
 };
 
@@ -159,7 +141,7 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
 #pragma unroll
             for (int j = 0; j <= ahead; ++j) following[j] = slot_of(1 + j);
             count();
-            release<blocks>(memory.counts_known);
+            tell_cluster<blocks>(memory.counts_known);
 #pragma unroll
             for (int j = 0; j < ahead; ++j) ask_for(following[j]);
             weigh<blocks>(memory, out, work.tiles(), [&](int tile) {
@@ -177,74 +159,6 @@ __device__ void attend_part(Memory& memory, const bf16* q, const std::uint8_t* p
         else
             leave_result(memory, out, role - 1, work, plan, result);
     }
-}
-
-namespace adding {
-
-constexpr int threads = latent / 4;  // of a group, four columns each
-constexpr int most_groups = 4;
-
-struct alignas(16) Four {
-    float at[4];
-};
-struct Memory {
-    float weight[Plan::most_splits];
-    float fold[32];
-    Four sums[most_groups][threads];
-};
-
-// Block: a row of q. Groups of threads have every groups-th part each, so that more parts are on their way at once;
-// the order of the sums follows from how many there are. early: started before the parts are there.
-template <bool early>
-__global__ void __launch_bounds__(most_groups* threads)
-    add(Parts parts, AttentionResult result, std::int64_t all_rows, std::int64_t H, int splits) {
-    if (early) wait_for_previous_kernel();
-    auto& memory = shared<Memory>();
-    const std::int64_t row = blockIdx.x;
-    const int thread = static_cast<int>(threadIdx.x), group = thread / threads;
-    const int groups = static_cast<int>(blockDim.x) / threads;
-    const float mine = thread < splits ? parts.maximum[row * splits + thread] : minus_infinity();
-    const float part = thread < splits ? parts.sum[row * splits + thread] : 0.0F;
-    float maximum = over_block(mine, memory.fold, Largest());
-    const float weight = maximum == minus_infinity() ? 0.0F : rescaling(mine, maximum);
-    const float sum = over_block(part * weight, memory.fold, Sum());
-    if (sum != sum) maximum = sum;  // NaN is no maximum, and not nothing
-    if (thread < splits) memory.weight[thread] = weight;
-    __syncthreads();
-    Four out{};
-    const int column = 4 * (thread % threads);
-    const float* from = parts.out + row * latent + column;
-#pragma unroll 8
-    for (int s = group; s < splits; s += groups) {
-        const Four four = *reinterpret_cast<const Four*>(from + s * all_rows * latent);
-#pragma unroll
-        for (int j = 0; j < 4; ++j) out.at[j] += four.at[j] * memory.weight[s];
-    }
-    memory.sums[group][thread % threads] = out;
-    __syncthreads();
-    if (group > 0) return;
-    for (int other = 1; other < groups; ++other)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) out.at[j] += memory.sums[other][thread].at[j];
-    const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, row % H, maximum, sum);
-    auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + column);
-    to[0] = to_bf16_pair(out.at[0] * by, out.at[2] * by);
-    to[1] = to_bf16_pair(out.at[1] * by, out.at[3] * by);
-    if (thread == 0) result.lse[row] = told_lse(result, maximum, sum);
-}
-
-}  // namespace adding
-
-template <bool early = false>
-void add_parts(const Parts& parts, const AttentionResult& result, const Plan& plan, std::int64_t rows_of_q,
-               Stream stream) {
-    launch("sparse_decode_add", adding::add<early>,
-           {.blocks = rows_of_q * plan.H,
-            .threads = adding::threads * std::min(plan.splits, adding::most_groups),
-            .shared_bytes = sizeof(adding::Memory),
-            .stream = stream,
-            .overlaps_previous = early},
-           parts, result, rows_of_q * plan.H, plan.H, plan.splits);
 }
 
 }  // namespace dsa::cached_tiles

@@ -18,7 +18,6 @@
 #include "optimized/attention/softmax.cuh"
 #include "optimized/hopper/barrier.h"
 #include "optimized/hopper/bulk.h"
-#include "optimized/hopper/cluster.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
@@ -26,6 +25,7 @@
 #include "optimized/hopper/wgmma.h"
 #include "optimized/sparse_decode/dequantise.cuh"
 #include "optimized/sparse_decode/op.h"
+#include "optimized/sparse_decode/token.cuh"
 
 namespace dsa::cached_tiles {
 
@@ -33,10 +33,7 @@ constexpr int warpgroup = 128;
 constexpr int threads = 3 * warpgroup;
 constexpr int rows = 64;    // of q: wgmma's M
 constexpr int tokens = 64;  // of a tile
-constexpr int latent = 512, rotated = 64, width = latent + rotated;
-constexpr int scaled = 128;  // columns that share a scale
-constexpr int token_bytes = latent + 4 * (latent / scaled) + 2 * rotated;
-constexpr int panel = 64;  // columns: 128 bytes, as wide as the swizzle
+constexpr int panel = 64;   // columns: 128 bytes, as wide as the swizzle
 constexpr int panels = width / panel, rotated_panel = latent / panel;
 constexpr int half_panels = rotated_panel / 2;
 constexpr int half_columns = latent / 2;
@@ -88,18 +85,6 @@ __device__ void init_barriers(Memory& memory) {
     }
 }
 
-// All that this warp has written is told.
-__device__ inline void warp_arrives(Mbarrier& barrier) {
-    __syncwarp();
-    if (lane_id() == 0) mbarrier_arrive(barrier);
-}
-// The half tile is free, say this warp's lanes together, to every block that writes into it.
-template <int blocks>
-__device__ void release(Mbarrier& empty) {
-    if constexpr (blocks == 1) return warp_arrives(empty);
-    __syncwarp();
-    if (lane_id() < blocks) mbarrier_arrive_at(empty, lane_id());
-}
 __device__ inline Words& piece_of(unsigned char* of, int row, int piece) {
     return *reinterpret_cast<Words*>(of + row * 128 + ((piece ^ (row & 7)) << 4));
 }

@@ -13,6 +13,7 @@
 
 #include <type_traits>
 
+#include "optimized/attention/head_rows.cuh"
 #include "optimized/hopper/barrier.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"

@@ -50,7 +50,7 @@ void sparse_prefill_level_6(const SparsePrefill& call) {
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},
            work, call.indices, call.S, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           out_map(call));
+           heads_map(call.result.out, call.T, call.H));
 }
 
 }  // namespace dsa

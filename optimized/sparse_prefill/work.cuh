@@ -4,19 +4,16 @@
 #include <limits>
 
 #include "optimized/attention/latent_tile.cuh"
-#include "optimized/hopper/tensor_map.h"
 #include "optimized/sparse_prefill/op.h"
 #include "optimized/support/launch.h"
 
 namespace dsa::latent_tile {
 
-inline constexpr int warpgroup = 128;
 #if defined(DSA_SIMULATOR)
 inline constexpr int multiprocessors = 2;  // small cases shall give a block several items too
 #else
 inline constexpr int multiprocessors = 132;
 #endif
-inline constexpr float one_over_ln2 = 1.44269504088896340736F;
 
 // An item is 64 heads of a query, or what the last ones are fewer. A block takes every gridDim.x-th.
 struct Work {
@@ -104,39 +101,6 @@ __device__ void store_out(const Work& work, int item, const float (&sums)[half_n
             if (counts) *reinterpret_cast<FourPairs*>(to + 32 * j) = {{pairs[0], pairs[1], pairs[2], pairs[3]}};
         }
     }
-}
-
-// The same to panels in shared memory, K-major as a tensor store with out_map() reads them, `apart` bytes apart.
-template <int apart, int half_n>
-__device__ void store_panels(const float* sums, const float (&one_over)[2], unsigned char* to) {
-    const int lane = lane_id(), matrix = lane / 8;
-    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
-#pragma unroll
-    for (int j = 0; j < half_n / 8; ++j) {
-        std::uint32_t four[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            four[i] = to_bf16_pair(sums[8 * j + 2 * i] * one_over[i % 2], sums[8 * j + 2 * i + 1] * one_over[i % 2]);
-        store_matrices(four, to + j / steps * apart + place_of_piece(row, 2 * (j % steps) + matrix / 2));
-    }
-}
-
-// [T, H, d_v] in boxes of the 64 heads of an item by 64 columns; heads past the last one are not stored.
-inline TensorMap out_map(const SparsePrefill& call) {
-    Tiled how;
-    how.element = Element::bf16;
-    how.address = call.result.out;
-    how.rank = 3;
-    how.extent[0] = d_v;
-    how.extent[1] = static_cast<std::uint64_t>(call.H);
-    how.extent[2] = static_cast<std::uint64_t>(call.T);
-    how.stride[1] = d_v * sizeof(bf16);
-    how.stride[2] = how.stride[1] * how.extent[1];
-    how.box[0] = panel_columns;
-    how.box[1] = heads;
-    how.box[2] = 1;
-    how.swizzle = wide;
-    return tensor_map("out", how);
 }
 
 // Why these levels do not take a call; empty if they do.

@@ -1,4 +1,4 @@
-// Level 8. At most 32 heads, and no rows computed for heads that are not there: tokens are the rows of the products,
+// Level 9. At most 32 heads, and no rows computed for heads that are not there: tokens are the rows of the products,
 // heads their columns (attention/few_heads.cuh). What bounds it is the tokens' bytes: four warps keep five tiles of
 // 32 under way by bulk copies, as they are in the cache. Who scores a tile reads its codes where they land and makes
 // of them, in registers, just the fragments that k q^T wants: lane 4 g + p has token g, and which columns are its own
@@ -250,7 +250,7 @@ void attend_with(const SparseDecode& call, const Plan& plan, const Parts& parts)
 
 }  // namespace
 
-std::string sparse_decode_level_8_declines(const SparseDecode& call) {
+std::string sparse_decode_level_9_declines(const SparseDecode& call) {
     if (call.H > 32) return sentence("it is for at most 32 heads; there are ", call.H);
     if (call.R_kv != latent || call.d != width)
         return sentence("tokens must be of ", latent, " + ", rotated, " columns; they are of ", call.R_kv, " + ",
@@ -259,24 +259,24 @@ std::string sparse_decode_level_8_declines(const SparseDecode& call) {
     return {};
 }
 
-std::int64_t sparse_decode_workspace_8(const SparseDecode& call) {
+std::int64_t sparse_decode_workspace_9(const SparseDecode& call) {
     Arena arena;
-    const Parts parts(plan_of(call), arena);
+    plan_of(call).parts(arena);
     return arena.bytes();
 }
 
-void sparse_decode_level_8(const SparseDecode& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_decode_workspace_8(call));
+void sparse_decode_level_9(const SparseDecode& call) {
+    require_workspace(call.workspace, call.workspace_bytes, sparse_decode_workspace_9(call));
     const Plan plan = plan_of(call);
     Arena arena(call.workspace);
-    const Parts parts(plan, arena);
+    const Parts parts = plan.parts(arena);
     if (call.H <= 8)
         attend_with<8>(call, plan, parts);
     else if (call.H <= 16)
         attend_with<16>(call, plan, parts);
     else
         attend_with<32>(call, plan, parts);
-    if (plan.splits > 1) cached_tiles::add_parts<true>(parts, call.result, plan, call.rows, call.stream);
+    if (plan.splits > 1) add_parts<true>(parts, call.result, call.rows, call.H, plan.splits, call.stream);
 }
 
 }  // namespace dsa
