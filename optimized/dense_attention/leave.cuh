@@ -10,7 +10,6 @@ namespace dsa::dense_latents {
 
 using namespace latent_tile;
 
-inline constexpr int warpgroup = 128;
 inline constexpr int half_d_v = d_v / 2;
 inline constexpr int part_columns = row_bytes / 4;  // of a box of a part's sums, float32
 enum : int { warpgroup_barrier = 1, both_barrier = 3 };
