@@ -31,6 +31,7 @@ struct Stage {
     alignas(1024) e4m3 x[rows * depth];     // [row, k]
     alignas(1024) e4m3 w[depth * columns];  // [k, n]
     alignas(16) float scale[rows];          // x's
+    float w_scale;
 };
 struct Memory {
     Stage stage[stages];
@@ -74,6 +75,7 @@ __device__ void produce(Memory& memory, const TensorMap& w, const Linear& call, 
 #pragma unroll
             for (int i = 0; i < rounds; ++i)
                 if (thread + i * producers < rows) cp_async<4>(&stage.scale[thread + i * producers], scale[i]++);
+            if (thread == producers - 1) cp_async<4>(&stage.w_scale, &w_scale_at(call, tile.h, k, tile.column));
             cp_async_arrive(full);
         }
     }
@@ -138,7 +140,6 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, b
     const std::uint32_t w_at =
         swizzled_offset(static_cast<std::uint32_t>(w_row(lane)) * columns + piece * 16, wide);  // in any 32 of k
     float sums[some / 2] = {};
-    float w_scale = w_scale_of(call, tile.h, 0, tile.column);
     for (int k = 0; k < k_count; k += depth, turn.next()) {
         const Stage& stage = memory.stage[turn.stage];
         mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
@@ -159,8 +160,6 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, b
             wgmma<e4m3>(products, a[i], advanced(x, i * step), i > 0);
             if (i >= steps - 2) wgmma_commit();
         }
-        // After the fence, which would wait for it; the products hide it.
-        const float next_w_scale = k + depth < k_count ? w_scale_of(call, tile.h, k + depth, tile.column) : 0.0F;
         wgmma_wait<1>();
         if (!(is_last && k + depth >= k_count && consumer == consumers - 1))
             barrier_arrive(turn_of + (consumer ^ 1), 128 * consumers);
@@ -169,13 +168,12 @@ __device__ void multiply(Memory& memory, const Linear& call, const Tile& tile, b
 #pragma unroll
         for (int i = 0; i < some / 2; i += 4) {
             const Pair scale = *reinterpret_cast<const Pair*>(&stage.scale[i * 2 + lane % 4 * 2]);
-            const float both[2] = {w_scale * scale.first, w_scale * scale.second};
+            const float both[2] = {stage.w_scale * scale.first, stage.w_scale * scale.second};
 #pragma unroll
             for (int n = 0; n < 4; ++n) sums[i + n] += products[i + n] * both[n % 2];
         }
         __syncwarp();
         if (lane == 0) mbarrier_arrive(memory.empty[turn.stage]);
-        w_scale = next_w_scale;
     }
     store<some>(call, sums, tile, consumer);
 }

@@ -23,10 +23,13 @@ __device__ inline std::int64_t x_row_of(const Linear& call, std::int64_t row) {
 __device__ inline float x_scale_of(const Linear& call, std::int64_t x_row, std::int64_t k) {
     return call.x_scale[x_row * ((call.K + scale_block - 1) / scale_block) + k / scale_block];
 }
-__device__ inline float w_scale_of(const Linear& call, std::int64_t h, std::int64_t k, std::int64_t n) {
+__device__ inline const float& w_scale_at(const Linear& call, std::int64_t h, std::int64_t k, std::int64_t n) {
     const std::int64_t down = (call.K + scale_block - 1) / scale_block;
     const std::int64_t across = (call.N + scale_block - 1) / scale_block;
     return call.w_scale[(h * down + k / scale_block) * across + n / scale_block];
+}
+__device__ inline float w_scale_of(const Linear& call, std::int64_t h, std::int64_t k, std::int64_t n) {
+    return w_scale_at(call, h, k, n);
 }
 
 __device__ inline void store_y(const Linear& call, std::int64_t h, std::int64_t row, std::int64_t n, float value) {
