@@ -16,7 +16,6 @@ namespace dsa {
 namespace {
 
 using namespace few_heads;
-using cached_tiles::Parts;
 using cached_tiles::Plan;
 
 constexpr int scaled = 128;  // columns that share a scale: a quarter of the latent, one warp's
