@@ -125,17 +125,32 @@ def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str
     return said
 
 
-def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, with_peers: bool) -> list[dict]:
-    """The timings of one level."""
+def called(library: Library, op: str, level: int, question, x: dict):
+    """A call of the question at this level; RuntimeError where it declines."""
+    library.library.dsa_choose_level(level)
+    return library.call(op, x, question.parameters, PRESET | (HOPPER_SUMS if op in OPS_WITH_FP8_SUMS else {}))
+
+
+def takes(library: Library, op: str, level: int, question, x: dict) -> bool:
+    """Whether this level takes the question."""
+    try:
+        called(library, op, level, question, x)
+    except RuntimeError:
+        return False
+    return True
+
+
+def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, above: list[int] | None) -> list[dict]:
+    """The timings of one level. Peers stand beside the highest level that takes a question: none of `above` does. None: no peers."""
     of = {"copy": ceiling["copy_bytes_a_second"], "bf16": ceiling["bf16_flops_a_second"], "fp8": ceiling["fp8_flops_a_second"]}
     found = []
     for question in questions():
         if question.op != op or level < question.from_level:
             continue
         sets = [question.make() for _ in range(2)]
-        library.library.dsa_choose_level(level)
+        with_peers = above is not None and not any(takes(library, op, n, question, sets[0]) for n in above)
         try:
-            calls = [library.call(op, x, question.parameters, PRESET | (HOPPER_SUMS if op in OPS_WITH_FP8_SUMS else {})) for x in sets]
+            calls = [called(library, op, level, question, x) for x in sets]
         except RuntimeError as refusal:
             say(f"  {op}, level {level}, {question.shape}: {refusal}")
             continue
@@ -242,8 +257,8 @@ def main() -> int:
         if time.monotonic() - begin > options.seconds:
             say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
             continue
-        with_peers = level == max(ladders[op]) and not options.no_peers
-        times = timed(library, op, level, clock, receipt["ceilings"], with_peers)
+        above = None if options.no_peers else [n for n in ladders[op] if n > level]
+        times = timed(library, op, level, clock, receipt["ceilings"], above)
         receipt["ops"][op]["levels"][str(level)]["times"] = times
         receipts.write(receipt)
     return 0 if good else 1

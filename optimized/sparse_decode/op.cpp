@@ -53,8 +53,8 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
-// Where nobody chooses: what was fastest (notes.md). Level 9 for few heads; else the highest level that takes the call
-// for one row of q and for three to seven; level 5 for two; from eight on level 6, or 5 where it declines.
+// Where nobody chooses: what was fastest (notes.md). Level 9 for few heads; else the highest level that takes the
+// call for one row of q and for three to seven; level 5 for two; from eight on level 6, or 5 where it declines.
 AtLevel fastest_level(const SparseDecode& call) {
     int level = chosen_level();
     if (level == 0 && sparse_decode_level_9_declines(call).empty()) level = 9;

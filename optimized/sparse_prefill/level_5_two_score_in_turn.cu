@@ -51,7 +51,8 @@ void sparse_prefill_level_5(const SparsePrefill& call) {
             .threads = in_turn::threads,
             .shared_bytes = sizeof(in_turn::Shared),
             .stream = call.stream},
-           work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide), heads_map(call.result.out, call.T, call.H));
+           work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
+           heads_map(call.result.out, call.T, call.H));
 }
 
 }  // namespace dsa
