@@ -247,6 +247,7 @@ def main() -> int:
     good = good and model.returncode == 0
     if model.stdout.strip():
         receipt["trained_model"] = json.loads(model.stdout.splitlines()[-1])
+        receipt["trained_model_sources"] = receipts.sources_hash(receipts.WHOLE, max(ladders[receipts.WHOLE]))
         for p in receipt["trained_model"]:
             say(f"{p['passage']}: {'the same' if p['same'] else 'NOT THE SAME'} {p['tokens']} tokens as the reference: {p['text']!r}")
     else:

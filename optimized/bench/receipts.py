@@ -17,6 +17,7 @@ TREE = Path(__file__).resolve().parents[1]
 REPOSITORY = TREE.parent
 RECEIPTS = TREE / "bench" / "receipts"
 SIMULATOR = TREE / "simulator"
+WHOLE = "transformer_block"  # the op whose sources stand for the trained model's
 BEGIN, END = "<!-- receipts: begin -->", "<!-- receipts: end -->"
 
 
@@ -112,7 +113,16 @@ def table(receipt: dict) -> str:
                 lines.append(f"{head} {time['shape']} | {time['median_us']:.1f} ± {time['spread_us'] / 2:.1f} | "
                              f"{time['share']:.2g} of {time['ceiling']} | {peers} |")  # fmt: skip
                 head = "| | | | |"
-    return "\n".join(lines)
+    return "\n".join([*lines, "", of_trained_model(receipt)])
+
+
+def of_trained_model(receipt: dict) -> str:
+    """The trained model's line; it may have run with other sources than the ops did."""
+    passages = receipt["trained_model"]
+    same = sum(p["same"] for p in passages)
+    level = max(int(number) for number in receipt["ops"][WHOLE]["levels"])
+    stale = "" if receipt["trained_model_sources"] == current_hash(WHOLE, level) else " (sources changed since)"
+    return f"The small trained model goes on with the reference's tokens in {same} of {len(passages)} passages{stale}."
 
 
 def current_hash(op: str, level: int) -> str:

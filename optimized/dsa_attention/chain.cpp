@@ -68,6 +68,17 @@ IndexerTopK selection_of(const DsaAttention& call, const IndexerLogits& scores) 
     return selection;
 }
 
+// Bytes that a selection needs. They depend on which kind of queries it gets, and those have no place yet: any does.
+std::int64_t selection_bytes(const DsaAttention& call) {
+    static constexpr unsigned char anywhere[2] = {};
+    IndexerLogits scores = scores_of(call);
+    if (quantises(call))
+        scores.q = reinterpret_cast<const e4m3*>(anywhere);
+    else
+        scores.q_bf16 = reinterpret_cast<const bf16*>(anywhere);
+    return indexer_top_k_workspace(selection_of(call, scores));
+}
+
 Scratch lay_out(Arena& arena, const DsaAttention& call, int level) {
     const std::int64_t T = call.T, H = call.mla.H;
     Scratch s{};
@@ -93,7 +104,7 @@ Scratch lay_out(Arena& arena, const DsaAttention& call, int level) {
     s.heads = arena.take<bf16>(T * H * call.d_v);
     s.of_parts_bytes = std::max({mla_project_workspace(call.mla), indexer_project_workspace(call.indexer),
                                  sparse_prefill_workspace(attention_of(call)),
-                                 level == 1 ? 0 : indexer_top_k_workspace(selection_of(call, scores_of(call)))});
+                                 level == 1 ? 0 : selection_bytes(call)});
     s.of_parts = arena.take<unsigned char>(s.of_parts_bytes);
     return s;
 }

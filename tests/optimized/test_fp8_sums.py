@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from touchstone import cases, clib
+from touchstone import cases, check, clib
+from touchstone.plugins import Limits, Worker
 from touchstone.telling.inputs import Inputs
 
 LIBRARY = Path(os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or Path(__file__).resolve().parents[2] / "build" / "libdsa_simulated.so")
@@ -47,3 +48,15 @@ def test_the_default_follows_the_convention(op):
 def test_levels_differ_so_that_the_default_can_be_told(op):
     below, highest = ON_WGMMA[op][0] - 1, ON_WGMMA[op][-1]
     assert logits(op, "hopper", below).tobytes() != logits(op, "hopper", highest).tobytes()
+
+
+def test_a_block_whose_scores_are_added_so_has_room_for_its_selection():
+    """Which level selects, and how many bytes it needs, depends on the convention; the block asks before q has a place."""
+    worker = Worker("lib", str(LIBRARY), Limits(seconds=120))
+    options = check.Options(private=0, runs=1, conventions={"fp8_sums": "hopper"})
+    try:
+        (case,) = cases.choose(["dsa_attention/short"], "small")
+        result = check.check_case(case, worker.run, options)
+    finally:
+        worker.close()
+    assert result.state == "right", result.sentence

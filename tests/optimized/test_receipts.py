@@ -43,5 +43,7 @@ def test_what_was_checked_was_right(receipt):
 def test_a_changed_source_is_told(tmp_path, monkeypatch):
     op, entry = next(iter(ALL[0]["ops"].items()))
     number = next(iter(entry["levels"]))
-    changed = {"ops": {op: {"levels": {number: entry["levels"][number] | {"sources": "0" * 64}}}}}
-    assert "(sources changed since)" in receipts.table(ALL[0] | changed)
+    levels = entry["levels"] | {number: entry["levels"][number] | {"sources": "0" * 64}}
+    changed = ALL[0] | {"ops": ALL[0]["ops"] | {op: {"levels": levels}}, "trained_model_sources": ""}
+    assert f"| `{op}` | {number} (sources changed since) |" in receipts.table(changed)
+    assert receipts.of_trained_model(changed).endswith("(sources changed since).")
