@@ -135,8 +135,8 @@ def test_levels_agree_under_any_schedule(op, program, tmp_path):
         agree(level, got, again, first, shares)
 
 
-@pytest.mark.parametrize("ascending", [False, True])
-def test_latents_agree_on_wgmma(program, tmp_path, ascending):
+@pytest.mark.parametrize(("level", "ascending"), [(3, False), (4, False), (5, False), (6, False), (6, True)])
+def test_latents_agree_on_wgmma(program, tmp_path, level, ascending):
     """Levels 3 to 6 of sparse_prefill take V3.2's widths only: two groups of heads, the second not full, several items a block.
 
     Rows that ascend, with what does not count at their end, have a way of their own at level 6.
@@ -147,10 +147,9 @@ def test_latents_agree_on_wgmma(program, tmp_path, ascending):
     tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": (dtype, rows), "sink": normal(70, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
-    for level in (6,) if ascending else (3, 4, 5, 6):
-        got = results(program, "sparse_prefill", folder, tmp_path / f"{level}", level=level)
-        again = results(program, "sparse_prefill", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
-        agree(level, got, again, first)
+    got = results(program, "sparse_prefill", folder, tmp_path / f"{level}", level=level)
+    again = results(program, "sparse_prefill", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
+    agree(level, got, again, first)
 
 
 @pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(3, 130, 150, True, False), (70, 5, 130, True, True), (2, 64, 260, False, False)])
