@@ -102,9 +102,9 @@ Scratch lay_out(Arena& arena, const DsaAttention& call, int level) {
     s.lse = arena.take<float>(T * H);
     s.max_logit = arena.take<float>(T * H);
     s.heads = arena.take<bf16>(T * H * call.d_v);
-    s.of_parts_bytes = std::max({mla_project_workspace(call.mla), indexer_project_workspace(call.indexer),
-                                 sparse_prefill_workspace(attention_of(call)),
-                                 level == 1 ? 0 : selection_bytes(call)});
+    s.of_parts_bytes =
+        std::max({mla_project_workspace(call.mla), indexer_project_workspace(call.indexer),
+                  sparse_prefill_workspace(attention_of(call)), level == 1 ? 0 : selection_bytes(call)});
     s.of_parts = arena.take<unsigned char>(s.of_parts_bytes);
     return s;
 }
