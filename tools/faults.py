@@ -102,7 +102,8 @@ def users(source: Path, programs: dict[str, list[int]]) -> list[tuple[str, int]]
         return [(own, int(named.group(1)))]
     # A file without a level belongs to every level of its folder's op, and of the ops that include its header.
     ops = [own] if own in programs else []
-    headers = set((TREE / own).glob("*.h"))
+    named_alike = source.with_suffix(".h")
+    headers = {named_alike} if named_alike.exists() else set((TREE / own).glob("*.h"))
     for op in programs:
         files: set[Path] = set()
         for file in [*(TREE / op).glob("*.cu"), *(TREE / op).glob("*.cpp")]:

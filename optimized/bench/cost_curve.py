@@ -2,7 +2,7 @@
 
     python -m optimized.bench.cost_curve --build build [--seconds 0.1] [--phases prefill decode batch whole] [--longest 131072]
 
-V3.2's sizes. Each part is the op of that name, at the highest level that takes the case, timed by timing.py; where two ways
+V3.2's sizes. Each part is the op of that name, at the level that it chooses, timed by timing.py; where two ways
 lead to the same (`indexer_top_k`, or `indexer_logits` and `top_k`; dense attention on the latent, or on each head's own keys)
 both are timed. What the ops of the contract do not name (absorbing W_uk, W_uv, W_o) is what is left of the whole block,
 `dsa_attention` as one CUDA graph, without its other parts. Writes optimized/bench/curves/<gpu>.json; `python -m optimized.bench.cost_page` makes the
@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from . import cost_page, questions, receipts, timing
-from .device import HOPPER_SUMS, OPS_WITH_FP8_SUMS, PRESET, machine, say
+from .cost_page import BATCH
+from .device import OPS_WITH_FP8_SUMS, called, machine, say, takes
 from .library import Library
 from .questions import D, D_I, D_ROPE, H, H_I, K, R_KV, bf16, e4m3, f32, i32
 
 CHUNK = 4096  # tokens of a prompt that are read at once
-BATCH = 64  # requests that decode a token each
 MOST_SELECTED = 16384  # beyond, sparse_decode falls to its level 1
 COMPOSED = "dsa_attention"
 PHASES = (*cost_page.PHASES, "whole")
@@ -50,20 +50,12 @@ class Parts:
         self.levels: dict[str, set[int]] = {}
 
     def prepared(self, op: str, tensors: dict, parameters: dict | None = None):
-        """A call at the highest level that takes it."""
-        sums = HOPPER_SUMS if op in (*OPS_WITH_FP8_SUMS, COMPOSED) else {}
-        self.library.library.dsa_choose_level(0)
-        call = self.library.call(op, tensors, parameters, PRESET | sums)
-        for level in reversed(self.ladders[op]):
-            self.library.library.dsa_choose_level(level)
-            try:
-                self.library.call(op, tensors, parameters, PRESET | sums)
-            except RuntimeError:
-                continue
+        """A call as the op chooses its level; keeps the highest that takes it."""
+        how = (tensors, parameters, (*OPS_WITH_FP8_SUMS, COMPOSED))
+        level = next((n for n in reversed(self.ladders[op]) if takes(self.library, op, n, *how)), None)
+        if level is not None:
             self.levels.setdefault(op, set()).add(level)
-            break
-        self.library.library.dsa_choose_level(0)
-        return call
+        return called(self.library, op, 0, *how)
 
     def timed(self, op: str, run: Callable[[], None]) -> dict:
         """One part of a point."""
@@ -108,17 +100,21 @@ def copied(parts: Parts, C: int) -> dict:
 LATENT = {"mode": "mqa", "causal": True, "d_v": R_KV}
 
 
+def one_after_the_other(*calls) -> Callable[[], None]:
+    def run() -> None:
+        for call in calls:
+            call.run()
+
+    return run
+
+
 def selected_in_two(parts: Parts, T: int, S: int) -> dict:
     """The selection by way of all scores in memory"""
     inputs = questions.indexer_inputs(T, S)
     scores = parts.prepared("indexer_logits", inputs)
     choice = parts.prepared("top_k", {"logits": scores.outputs["logits"], "start": inputs["start"], "end": inputs["end"]}, {"topk": K})
 
-    def select() -> None:
-        scores.run()
-        choice.run()
-
-    return parts.timed("indexer_logits, top_k", select)
+    return parts.timed("indexer_logits, top_k", one_after_the_other(scores, choice))
 
 
 def own_heads(parts: Parts, T: int, S: int) -> dict[str, dict]:
@@ -171,11 +167,7 @@ def of_a_batch(parts: Parts, B: int, S: int) -> dict:
     rows = scores.outputs["logits"].view(B, -1)
     choice = parts.prepared("top_k", {"logits": rows, "start": torch.zeros(B, dtype=torch.int32, device="cuda"), "end": i32([S] * B)}, {"topk": K})
 
-    def select() -> None:
-        scores.run()
-        choice.run()
-
-    found["selection"] = parts.timed("indexer_logits_paged, top_k", select)
+    found["selection"] = parts.timed("indexer_logits_paged, top_k", one_after_the_other(scores, choice))
     del pages, order, scores, choice, rows
     cache = torch.empty(B * S // 64, 64, 656, dtype=torch.uint8, device="cuda")
     for first in range(0, B * S // 64, 16384):  # pieces: what is drawn needs more memory than what stays

@@ -26,7 +26,7 @@ BEGIN, END = "<!-- cost curve: begin -->", "<!-- cost curve: end -->"
 PHASES = {"prefill": "prefill, the last 4096 tokens of S at once", "decode": "decode, one request", "batch": "decode, 64 requests of S tokens"}
 LENGTHS = [1024 << i for i in range(8)]
 LAYERS = 61
-BATCH = 64
+BATCH = 64  # requests that decode a token each
 DOLLARS_AN_HOUR = 2.0  # of one GPU: the assumption that prices rest on
 # Dollars a million tokens of a service before and with DSA, as quoted from the figure of inference costs in the DeepSeek-V3.2
 # report; not checked against its data. 3.8 times the price at four times the context is the slope of decoding.
@@ -36,15 +36,12 @@ SPARSE = ("projections", "rest", "indexer_project", "selection", "sparse")
 
 def load() -> list[dict]:
     """All measured curves."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CURVES.glob("*.json"))]
+    return receipts.load(CURVES)
 
 
 def write(curve: dict) -> Path:
     """One file a GPU."""
-    CURVES.mkdir(exist_ok=True)
-    path = CURVES / (re.sub(r"[^a-z0-9]+", "_", curve["gpu"].lower()).strip("_") + ".json")
-    path.write_text(json.dumps(curve, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return path
+    return receipts.write(curve, CURVES)
 
 
 def net(curve: dict, part: dict) -> float:
@@ -127,7 +124,7 @@ def table(curve: dict) -> str:
     ran = ", ".join(f"`{op}` {' and '.join(map(str, e['ran']))}" for op, e in sorted(curve["levels"].items()))
     lines = [f"{curve['gpu']}, driver {curve['driver']}, CUDA {curve['toolkit']}, {curve['made']}; copy {c['copy_bytes_a_second'] / 1e12:.2f} TB/s, bf16 "
              f"product {c['bf16_flops_a_second'] / 1e12:.0f} TFLOPS, fp8 product {c['fp8_flops_a_second'] / 1e12:.0f} TFLOPS. Microseconds a token and layer. "
-             f"Levels: {ran}." + (f" Sources changed since: {', '.join(f'`{op}`' for op in stale(curve))}." if stale(curve) else ""), ""]  # fmt: skip
+             f"Highest levels that take the calls (`sparse_decode` chooses among its own by the number of queries): {ran}." + (f" Sources changed since: {', '.join(f'`{op}`' for op in stale(curve))}." if stale(curve) else ""), ""]  # fmt: skip
     for phase, of in series(curve).items():
         at = crossing(of)
         first = of["dense_block"][0] > of["sparse_block"][0]
@@ -174,9 +171,7 @@ def figure(x: float) -> str:
 
 def in_page(page: str, text: str) -> str:
     """The page with the table between its marks."""
-    before, _, more = page.partition(BEGIN)
-    _, _, after = more.partition(END)
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    return receipts.in_page(page, text, BEGIN, END)
 
 
 def numbers_of(svg: str) -> dict:

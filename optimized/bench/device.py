@@ -125,16 +125,16 @@ def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str
     return said
 
 
-def called(library: Library, op: str, level: int, question, x: dict):
-    """A call of the question at this level; RuntimeError where it declines."""
+def called(library: Library, op: str, level: int, x: dict, parameters: dict | None, with_sums: tuple = OPS_WITH_FP8_SUMS):
+    """A call at this level, 0: as the op chooses; RuntimeError where it declines. with_sums: ops that add as Hopper's FP8 tensor cores do."""
     library.library.dsa_choose_level(level)
-    return library.call(op, x, question.parameters, PRESET | (HOPPER_SUMS if op in OPS_WITH_FP8_SUMS else {}))
+    return library.call(op, x, parameters, PRESET | (HOPPER_SUMS if op in with_sums else {}))
 
 
-def takes(library: Library, op: str, level: int, question, x: dict) -> bool:
-    """Whether this level takes the question."""
+def takes(library: Library, op: str, level: int, x: dict, *how) -> bool:
+    """Whether this level takes what `called` would ask it."""
     try:
-        called(library, op, level, question, x)
+        called(library, op, level, x, *how)
     except RuntimeError:
         return False
     return True
@@ -148,9 +148,9 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, ab
         if question.op != op or level < question.from_level:
             continue
         sets = [question.make() for _ in range(2)]
-        with_peers = above is not None and not any(takes(library, op, n, question, sets[0]) for n in above)
+        with_peers = above is not None and not any(takes(library, op, n, sets[0], question.parameters) for n in above)
         try:
-            calls = [called(library, op, level, question, x) for x in sets]
+            calls = [called(library, op, level, x, question.parameters) for x in sets]
         except RuntimeError as refusal:
             say(f"  {op}, level {level}, {question.shape}: {refusal}")
             continue
@@ -221,8 +221,9 @@ def main() -> int:
         op, level, small = item
         folders = taken(op, level, options.build, small, RERUN_CASES)
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
-        if not options.no_full and level == max(ladders[op]) and cases.choose([op], "full"):
-            for case in cases.choose([op], "full"):
+        full = [] if options.no_full or level < max(ladders[op]) else cases.choose([op], "full")
+        if full:
+            for case in full:
                 if case.name in answers:
                     answers[case.name].result()
             one["full_size"] = checked(op, level, options.build, "full")

@@ -43,22 +43,23 @@ def _flashinfer_top_k(question: Question, x: dict):
     return lambda: flashinfer.top_k(x["logits"], K)
 
 
-def _deep_gemm_logits(question: Question, x: dict):
-    if question.op != "indexer_logits":
-        return None
+def _deep_gemm(x: dict) -> Callable:
     import deep_gemm
 
     assert x["q"].shape[1:] == (H_I, D_I)
     return lambda: deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"])
 
 
+def _deep_gemm_logits(question: Question, x: dict):
+    return _deep_gemm(x) if question.op == "indexer_logits" else None
+
+
 def _logits_then(question: Question, x: dict, choose: Callable):
     """Scores and selection by two kernels, for the op that does both in one."""
     if question.op != "indexer_top_k":
         return None
-    import deep_gemm
-
-    return lambda: choose(deep_gemm.fp8_mqa_logits(x["q"], (x["k"], x["k_scale"]), x["weights"], x["start"], x["end"]))
+    scores = _deep_gemm(x)
+    return lambda: choose(scores())
 
 
 def _deep_gemm_then_flashinfer(question: Question, x: dict):

@@ -71,19 +71,19 @@ def sources_hash(op: str, level: int) -> str:
     return digest.hexdigest()
 
 
-def write(receipt: dict) -> Path:
+def write(receipt: dict, folder: Path = RECEIPTS) -> Path:
     """One file a GPU, replaced as a whole."""
-    RECEIPTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "_", receipt["gpu"].lower()).strip("_")
-    path = RECEIPTS / f"{name}.json"
+    path = folder / f"{name}.json"
     path.with_suffix(".unfinished").write_text(json.dumps(receipt, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     path.with_suffix(".unfinished").rename(path)
     return path
 
 
-def load() -> list[dict]:
+def load(folder: Path = RECEIPTS) -> list[dict]:
     """All receipts in the tree."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECEIPTS.glob("*.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def table(receipt: dict) -> str:
@@ -130,12 +130,12 @@ def current_hash(op: str, level: int) -> str:
     return sources_hash(op, level) if (TREE / op / "op.cpp").exists() else ""
 
 
-def in_page(page: str, text: str) -> str:
+def in_page(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """`page` with `text` between its markers."""
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the page must hold {BEGIN} and {END}")
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    if begin not in page or end not in page:
+        raise ValueError(f"the page must hold {begin} and {end}")
+    before, after = page.split(begin)[0], page.split(end)[1]
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main() -> None:

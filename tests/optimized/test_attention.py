@@ -122,6 +122,14 @@ def agree(level: int, got: dict, again: dict, first: dict, shares: dict = SHARE,
         assert worst <= bound, f"{name} of level {level} is off by {worst}; {bound} is allowed"
 
 
+def agree_with_level_2(program, op: str, folder, tmp_path, level: int, **how) -> None:
+    """A level under two schedules, and level 2 on the same inputs."""
+    first = results(program, op, folder, tmp_path / "2", level=2)
+    got = results(program, op, folder, tmp_path / f"{level}", level=level)
+    again = results(program, op, folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
+    agree(level, got, again, first, **how)
+
+
 @pytest.mark.parametrize("op", LEVELS)
 def test_levels_agree_under_any_schedule(op, program, tmp_path):
     """Every level, two runs each, and again with threads in another order: the same bits; levels differ by roundings."""
@@ -146,10 +154,7 @@ def test_latents_agree_on_wgmma(program, tmp_path, level, ascending):
         rows = np.sort(rows.astype(np.uint32), axis=1).astype(np.int32)
     tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": (dtype, rows), "sink": normal(70, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
-    first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
-    got = results(program, "sparse_prefill", folder, tmp_path / f"{level}", level=level)
-    again = results(program, "sparse_prefill", folder, tmp_path / f"{level}_again", level=level, seed=1000 + level)
-    agree(level, got, again, first)
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
 
 @pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(3, 130, 150, True, False), (70, 5, 130, True, True), (2, 64, 260, False, False)])
@@ -160,10 +165,7 @@ def test_dense_latents_agree_on_wgmma(program, tmp_path, T, H, S, causal, packed
     if packed:
         tensors["start"] = "int32", np.where(np.arange(T) % 7 == 3, S, np.arange(T) // 9 * 13)
     folder = write(tmp_path / "in", "dense_attention", tensors, {"scale": 0.1, "mode": "mqa", "d_v": 512, "causal": causal}, {"lse": "base2"})
-    first = results(program, "dense_attention", folder, tmp_path / "2", level=2)
-    got = results(program, "dense_attention", folder, tmp_path / "3", level=3)
-    again = results(program, "dense_attention", folder, tmp_path / "3_again", level=3, seed=1003)
-    agree(3, got, again, first)
+    agree_with_level_2(program, "dense_attention", folder, tmp_path, 3)
 
 
 @pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(5, 2, 300, True, False), (300, 2, 310, True, True), (130, 1, 140, False, False)])
@@ -173,10 +175,7 @@ def test_own_heads_agree_on_wgmma(program, tmp_path, T, H, S, causal, packed):
     if packed:
         tensors["start"] = "int32", np.where(np.arange(T) % 7 == 3, S, np.arange(T) // 90 * 60)
     folder = write(tmp_path / "in", "dense_attention", tensors, {"scale": 0.1, "mode": "mha", "causal": causal}, {"lse": "base2"})
-    first = results(program, "dense_attention", folder, tmp_path / "2", level=2)
-    got = results(program, "dense_attention", folder, tmp_path / "4", level=4)
-    again = results(program, "dense_attention", folder, tmp_path / "4_again", level=4, seed=1004)
-    agree(4, got, again, first)
+    agree_with_level_2(program, "dense_attention", folder, tmp_path, 4)
 
 
 def tensors_without(op: str, *names: str):

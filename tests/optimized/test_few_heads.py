@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from test_attention import agree, call, indices, normal, numbers, program, results, write  # noqa: F401
+from test_attention import agree_with_level_2, call, indices, normal, numbers, program, results, write  # noqa: F401
 from test_sparse_decode import pages, question
 
 OPS = ("sparse_prefill", "sparse_decode")
@@ -27,11 +27,7 @@ def prefill(T: int, H: int, k: int):
 def test_few_heads_agree_in_prefill(H, program, tmp_path):  # noqa: F811
     """Heads that fill their 8 or 16 columns and do not; several queries a block, more tiles than the ring has places."""
     folder = write(tmp_path / "in", "sparse_prefill", prefill(3, H, 170), {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
-    first = results(program, "sparse_prefill", folder, tmp_path / "2", level=2)
-    level = level_of(program, "sparse_prefill")
-    got = results(program, "sparse_prefill", folder, tmp_path / "got", level=level)
-    again = results(program, "sparse_prefill", folder, tmp_path / "again", level=level, seed=1000)
-    agree(level, got, again, first)
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill"))
 
 
 @pytest.mark.parametrize(("H", "power_of_two", "k", "s_q"), [(3, True, 200, 2), (16, False, 200, 1), (21, True, 100, 3), (5, True, 30, 1)])
@@ -39,11 +35,7 @@ def test_few_heads_agree_in_decoding(H, power_of_two, k, s_q, program, tmp_path)
     """Several parts with repeats within and across them; one part alone, of the shortest selection."""
     tensors = question(H, k, pages(4 if k < 500 else 40, power_of_two), s_q=s_q)
     folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {"lse": "base2"})
-    first = results(program, "sparse_decode", folder, tmp_path / "2", level=2)
-    level = level_of(program, "sparse_decode")
-    got = results(program, "sparse_decode", folder, tmp_path / "got", level=level)
-    again = results(program, "sparse_decode", folder, tmp_path / "again", level=level, seed=1000)
-    agree(level, got, again, first, float_share=2.0**-20)
+    agree_with_level_2(program, "sparse_decode", folder, tmp_path, level_of(program, "sparse_decode"), float_share=2.0**-20)
 
 
 @pytest.mark.parametrize("op", OPS)
