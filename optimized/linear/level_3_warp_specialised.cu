@@ -16,6 +16,7 @@ constexpr int consumers = 2;          // warpgroups
 constexpr int rows = 64 * consumers;  // of y, a block
 constexpr int depth = 64;             // of k, a stage: as wide as the swizzle
 constexpr int step = 16;              // of k, an instruction
+constexpr int few_rows = 64;          // are W's bytes' time, not the products'
 constexpr Swizzle wide = Swizzle::bytes_128;
 template <int columns>
 constexpr int stages = columns == 256 ? 4 : 6;
@@ -147,6 +148,7 @@ std::string linear_level_3_declines(const Linear& call) {
 
 void linear_level_3(const Linear& call) {
     if (call.w_e4m3 != nullptr) return linear_level_3_of_e4m3(call);
+    if (call.T <= few_rows) return linear_level_3_of_few_rows(call);
     if (call.first_row != nullptr) return linear_level_3_of_groups(call);
     // The widest tile of which there is one for each multiprocessor; few rows are better spread than multiplied fast.
     constexpr std::int64_t enough = 132;  // a block for each multiprocessor

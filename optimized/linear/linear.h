@@ -3,7 +3,8 @@
 //
 // level 1  a tile of x and a tile of W in shared memory, float32 products
 // level 2  the same tiles as bf16, on the tensor cores; 16 bytes a load
-// level 3  copies into a ring of stages, wgmma; three kernels, of one matrix, of rows in groups, and of e4m3
+// level 3  copies into a ring of stages, wgmma; four kernels, of one matrix, of rows in groups, of few rows, and of
+// e4m3
 #pragma once
 
 #include "optimized/support/call.h"
@@ -42,8 +43,9 @@ struct Linear {
 void linear_level_1(const Linear& call);
 void linear_level_2(const Linear& call);
 void linear_level_3(const Linear& call);
-void linear_level_3_of_groups(const Linear& call);  // its kernel where first_row is given
-void linear_level_3_of_e4m3(const Linear& call);    // and of e4m3 numbers
+void linear_level_3_of_groups(const Linear& call);    // its kernel where first_row is given
+void linear_level_3_of_few_rows(const Linear& call);  // its kernel of at most 64 rows
+void linear_level_3_of_e4m3(const Linear& call);      // and of e4m3 numbers
 std::string linear_level_2_declines(const Linear& call);
 std::string linear_level_3_declines(const Linear& call);
 

@@ -160,8 +160,20 @@ TEST_CASE("a matrix a head, as it lies and transposed: W_uv and W_uk") {
 }
 
 TEST_CASE("so many blocks that level 3 takes its wider tiles") {
-    check<bf16, bf16>(3, {2, 72, 200, 132, false, false});
-    check<bf16, bf16>(3, {2, 72, 104, 132, true, false});
+    check<bf16, bf16>(3, {65, 72, 200, 132, false, false});
+    check<bf16, bf16>(3, {65, 72, 104, 132, true, false});
+}
+
+TEST_CASE("few rows, whose sums over k blocks of a cluster share; x in boxes of 8, 16, 32 and 64 rows") {
+    for (const bool transposed : {false, true}) {
+        check<bf16, bf16>(3, {1, 1096, 40, 1, transposed, false});
+        check<bf16, bf16>(3, {9, 520, 72, 1, transposed, false});
+        check<bf16, bf16>(3, {17, 136, 136, 2, transposed, false});
+        check<bf16, bf16>(3, {64, 72, 64, 1, transposed, false});
+        check<bf16, bf16>(3, {1, 520, 72, 2, transposed, true});
+        check<bf16, bf16>(3, {6, 136, 200, 7, transposed, true});
+        check<bf16, bf16>(3, {40, 136, 72, 3, transposed, true});
+    }
 }
 
 TEST_CASE("float32 weights") { check<bf16, float>(1, {5, 128, 96, 1, false, false}); }
