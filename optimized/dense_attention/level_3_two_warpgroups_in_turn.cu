@@ -10,7 +10,9 @@
 #include "optimized/dense_attention/leave.cuh"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/support/ladder.h"
+#include "optimized/support/multiprocessors.h"
 
 namespace dsa {
 namespace {
@@ -19,11 +21,6 @@ using namespace latent_tile;
 using namespace dense_latents;
 
 constexpr int threads = 3 * warpgroup;
-#if defined(DSA_SIMULATOR)
-constexpr int multiprocessors = 2;  // small cases shall give a cluster several items too
-#else
-constexpr int multiprocessors = 132;
-#endif
 constexpr float one_over_ln2 = 1.44269504088896340736F;
 constexpr int stages = 3;
 constexpr int kept_panels = 2;                // of q, in registers
@@ -53,12 +50,7 @@ struct Shared {
 };
 
 // The tile that comes next, counted over all items of a block.
-struct Turn {
-    int at = 0, parity = 0;
-    __device__ void next() {
-        if (++at == stages) at = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 // One warp, one lane of which asks.
 __device__ void bring(Shared& memory, const Work& work, const TensorMap& q, const TensorMap& kv) {
@@ -72,12 +64,12 @@ __device__ void bring(Shared& memory, const Work& work, const TensorMap& q, cons
         for (int panel = kept_panels; panel < panels; ++panel)
             tma_load(&memory.q[panel - kept_panels], q, {panel * panel_columns, work.first_row(item)}, memory.q_full);
         for (int tile = 0; tile < range.tiles; ++tile, turn.next()) {
-            mbarrier_wait(memory.empty[turn.at], turn.parity ^ 1);
-            mbarrier_arrive_expect(memory.full[turn.at], sizeof(Tile));
+            mbarrier_wait(memory.empty[turn.stage], turn.parity ^ 1);
+            mbarrier_arrive_expect(memory.full[turn.stage], sizeof(Tile));
             for (int panel = 0; panel < panels; ++panel)
-                tma_load_multicast(memory.tile[turn.at].at + panel * apart + rank * brought * row_bytes, kv,
+                tma_load_multicast(memory.tile[turn.stage].at + panel * apart + rank * brought * row_bytes, kv,
                                    {panel * panel_columns, range.first + tile * tile_keys + rank * brought},
-                                   memory.full[turn.at], (1U << blocks) - 1);
+                                   memory.full[turn.stage], (1U << blocks) - 1);
         }
     }
 }
@@ -148,8 +140,8 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
         RunningSoftmax softmax;
         // The other's p v, begun.
         const auto weigh_others = [&](const Turn& of, bool first) {
-            mbarrier_wait_in_block(memory.scored[of.at], of.parity);
-            const Told& told = memory.told[of.at];
+            mbarrier_wait_in_block(memory.scored[of.stage], of.parity);
+            const Told& told = memory.told[of.stage];
             if (told.rises[warp] != 0) {
                 float factor[2];
 #pragma unroll
@@ -161,8 +153,8 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
                 }
                 if (!first) rescale(out, factor);
             }
-            unsigned char* v = values(of.at);
-            const unsigned char* p = memory.tile[__shfl_sync(all_lanes, of.at, 0)].p();
+            unsigned char* v = values(of.stage);
+            const unsigned char* p = memory.tile[__shfl_sync(all_lanes, of.stage, 0)].p();
             hold(out);
             wgmma_fence();
             weigh<Swizzle::bytes_64, apart>(out, p, v, !first);
@@ -174,8 +166,8 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
         for (int tile = half; tile < range.tiles; tile += 2) {
             const Turn before = turn;
             if (tile > 0) turn.next();
-            const unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.at, 0)].at;
-            mbarrier_wait_in_block(memory.full[turn.at], turn.parity);
+            const unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.stage, 0)].at;
+            mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
             float s[tile_keys / 2];
             wgmma_fence();
             score<kept_panels, apart>(s, q, k, false);
@@ -194,29 +186,29 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
             Weights<tile_keys> p;
             round_weights(p, s);
             barrier_sync(warpgroup_barrier + half, warpgroup);  // all warps' products have read the rotated columns
-            store_weights(p, memory.tile[turn.at].p());
-            Told& told = memory.told[turn.at];
+            store_weights(p, memory.tile[turn.stage].p());
+            Told& told = memory.told[turn.stage];
             if (lane == 0) told.rises[warp] = rises ? 1 : 0;
             if (rises && lane % 4 == 0)
 #pragma unroll
                 for (int i = 0; i < 2; ++i) told.reference[rows[i]] = softmax.reference[i];
             fence_proxy_async_shared();
             __syncwarp();
-            if (lane == 0) mbarrier_arrive(memory.scored[turn.at]);
+            if (lane == 0) mbarrier_arrive(memory.scored[turn.stage]);
             if (tile > 0) {
                 wgmma_wait<0>();
                 hold(out);
-                release(before.at);
+                release(before.stage);
                 if (rises) rescale(out, softmax.factor);
             }
             hold(out);
             wgmma_fence();
-            weigh_from_registers<apart>(out, p, values(turn.at), tile > 0);
+            weigh_from_registers<apart>(out, p, values(turn.stage), tile > 0);
             wgmma_commit();
             last = turn;
             wgmma_wait<0>();
             hold(out);
-            if (tile + 1 < range.tiles) release(turn.at);
+            if (tile + 1 < range.tiles) release(turn.stage);
             turn.next();
         }
         if (range.tiles <= half && lane == 0) mbarrier_arrive(memory.q_empty);
@@ -253,10 +245,10 @@ __device__ void attend_half(Shared& memory, const Work& work, const TensorMap& t
             }
         }
         if (work.part_count == 1)
-            leave_result(work, to, item, half, out, by, values(last.at));
+            leave_result(work, to, item, half, out, by, values(last.stage));
         else
-            leave_part(work, to, item, half, out, values(last.at));
-        release(last.at);
+            leave_part(work, to, item, half, out, values(last.stage));
+        release(last.stage);
     }
     if (threadIdx.x % warpgroup == 0) bulk_wait<0>();
 }

@@ -6,6 +6,7 @@
 #include "optimized/dense_attention/leave.cuh"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -42,12 +43,7 @@ struct Shared {
     Mbarrier keys_empty[stages], values_empty[stages];  // of both blocks
 };
 
-struct Turn {
-    int at = 0, parity = 0;
-    __device__ void next() {
-        if (++at == stages) at = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 // A cluster's: 256 queries of a head, the last ones, who see most, first.
 struct Work {
@@ -91,10 +87,10 @@ __device__ void bring(Shared& memory, const Work& work, const TensorMap& q, cons
     };
     for (int tile = 0; tile < tiles; ++tile, turn.next()) {
         const int at = first + tile * tile_keys;
-        mbarrier_wait(memory.keys_empty[turn.at], turn.parity ^ 1);
-        part(memory.keys[turn.at].at, k, at, key_panels, memory.keys_full[turn.at]);
-        mbarrier_wait(memory.values_empty[turn.at], turn.parity ^ 1);
-        part(memory.values[turn.at].at, v, at, value_panels, memory.values_full[turn.at]);
+        mbarrier_wait(memory.keys_empty[turn.stage], turn.parity ^ 1);
+        part(memory.keys[turn.stage].at, k, at, key_panels, memory.keys_full[turn.stage]);
+        mbarrier_wait(memory.values_empty[turn.stage], turn.parity ^ 1);
+        part(memory.values[turn.stage].at, v, at, value_panels, memory.values_full[turn.stage]);
     }
 }
 
@@ -123,18 +119,18 @@ __device__ void attend_rows(Shared& memory, const Work& work, const TensorMap& o
     Weights<tile_keys> p;
     Turn turn;
     const auto score = [&](const Turn& of) {
-        mbarrier_wait_in_block(memory.keys_full[of.at], of.parity);
+        mbarrier_wait_in_block(memory.keys_full[of.stage], of.parity);
         hold(s);
         wgmma_fence();
-        latent_tile::score<key_panels, apart>(s, memory.q[half], memory.keys[__shfl_sync(all_lanes, of.at, 0)].at,
+        latent_tile::score<key_panels, apart>(s, memory.q[half], memory.keys[__shfl_sync(all_lanes, of.stage, 0)].at,
                                               false);
         wgmma_commit();
     };
     const auto weigh = [&](const Turn& of, bool add) {
-        mbarrier_wait_in_block(memory.values_full[of.at], of.parity);
+        mbarrier_wait_in_block(memory.values_full[of.stage], of.parity);
         hold(out);
         wgmma_fence();
-        weigh_from_registers<apart>(out, p, memory.values[__shfl_sync(all_lanes, of.at, 0)].at, add);
+        weigh_from_registers<apart>(out, p, memory.values[__shfl_sync(all_lanes, of.stage, 0)].at, add);
         wgmma_commit();
     };
     const auto soften = [&](int tile) {
@@ -145,7 +141,7 @@ __device__ void attend_rows(Shared& memory, const Work& work, const TensorMap& o
     score(turn);
     wgmma_wait<0>();
     hold(s);
-    release(memory.keys_empty[turn.at]);
+    release(memory.keys_empty[turn.stage]);
     soften(0);
     round_weights(p, s);
     for (int tile = 0; tile + 1 < tiles; ++tile) {
@@ -155,11 +151,11 @@ __device__ void attend_rows(Shared& memory, const Work& work, const TensorMap& o
         weigh(now, tile > 0);
         wgmma_wait<1>();
         hold(s);
-        release(memory.keys_empty[turn.at]);
+        release(memory.keys_empty[turn.stage]);
         const bool rises = soften(tile + 1);
         wgmma_wait<0>();
         hold(out);
-        release(memory.values_empty[now.at]);
+        release(memory.values_empty[now.stage]);
         if (rises) rescale(out, softmax.factor);
         round_weights(p, s);
     }

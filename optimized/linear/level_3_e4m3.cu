@@ -8,6 +8,7 @@
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/matrix.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/wgmma.h"
 #include "optimized/linear/gather.cuh"
 #include "optimized/linear/maps.cuh"
@@ -40,12 +41,7 @@ struct Memory {
     Mbarrier empty[stages];  // an arrival a consumer warp
 };
 
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 // One warpgroup.
 __device__ void produce(Memory& memory, const TensorMap& w, const Linear& call, int across) {
@@ -190,8 +186,10 @@ __device__ void consume(Memory& memory, const Linear& call, int across, int cons
             multiply<192>(memory, call, tile, is_last, turn, consumer);
         else if (tile.rows > 64)
             multiply<128>(memory, call, tile, is_last, turn, consumer);
-        else
+        else if (tile.rows > 16)
             multiply<64>(memory, call, tile, is_last, turn, consumer);
+        else
+            multiply<16>(memory, call, tile, is_last, turn, consumer);
     }
 }
 

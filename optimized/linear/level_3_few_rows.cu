@@ -3,6 +3,7 @@
 // turned round, y^T = W^T x^T: 64 columns of W are wgmma's M, and the rows are its N, 8, 16, 32 or 64.
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/wgmma.h"
 #include "optimized/linear/maps.cuh"
 #include "optimized/linear/tiles.cuh"
@@ -33,12 +34,7 @@ struct Memory {
     Mbarrier empty[stages];  // an arrival a consumer warp
 };
 
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 struct Work {
     int across;      // pieces of 64 columns of a matrix

@@ -5,6 +5,7 @@
 // one's sums are stored.
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/linear/fragments.cuh"
 #include "optimized/linear/gather.cuh"
 #include "optimized/linear/maps.cuh"
@@ -36,12 +37,7 @@ struct Memory {
 };
 
 template <int columns>
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages<columns>) stage = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages<columns>>;
 
 // One warpgroup.
 template <int columns, bool k_side_by_side>

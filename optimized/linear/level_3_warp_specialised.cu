@@ -3,6 +3,7 @@
 // side. What copies bring from outside of x and W is zero; rows and columns outside of y are not stored.
 #include "optimized/hopper/mbarrier.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/warp.h"
 #include "optimized/linear/fragments.cuh"
 #include "optimized/linear/maps.cuh"
@@ -32,14 +33,8 @@ struct Memory {
     Mbarrier empty[stages<columns>];  // an arrival a consumer warp
 };
 
-// Where the ring is: stage, and the parity of how often it has been round.
 template <int columns>
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages<columns>) stage = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages<columns>>;
 
 // One lane of one warp. Coordinates: {k, row, h} of x; {k, n, h} or {n, k, h} of W.
 template <int columns, bool k_side_by_side>

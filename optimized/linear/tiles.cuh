@@ -4,15 +4,11 @@
 #pragma once
 
 #include "optimized/linear/rows.cuh"
+#include "optimized/support/multiprocessors.h"
 
 namespace dsa {
 
 inline constexpr int most_matrices = 512;
-#if defined(DSA_SIMULATOR)
-inline constexpr int multiprocessors = 2;  // small cases shall give a block several tiles too
-#else
-inline constexpr int multiprocessors = 132;
-#endif
 
 struct TilesBefore {
     int of[most_matrices + 1];  // rows of tiles before those of matrix h

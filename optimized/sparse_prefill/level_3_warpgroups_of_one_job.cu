@@ -7,6 +7,7 @@
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/tma.h"
 #include "optimized/sparse_prefill/work.cuh"
 #include "optimized/support/ladder.h"
@@ -37,12 +38,7 @@ struct Shared {
 };
 
 // The tile that comes next, counted over all queries of a block.
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 // Warp w brings rows 16 w ... 16 w + 15 of a tile, 8 lanes a row.
 __device__ void gather(Shared& memory, const Work& work, const TensorMap& q) {

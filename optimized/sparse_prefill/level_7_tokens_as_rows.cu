@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(threads, 1) attend_queries(Queries queries) {
 template <int heads>
 void attend_with(const SparsePrefill& call, const Queries& queries) {
     launch("sparse_prefill_few_heads", attend_queries<heads>,
-           {.blocks = std::min<std::int64_t>(call.T, latent_tile::multiprocessors),
+           {.blocks = std::min<std::int64_t>(call.T, multiprocessors),
             .threads = threads,
             .shared_bytes = sizeof(Memory<heads>),
             .stream = call.stream},

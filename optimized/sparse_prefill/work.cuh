@@ -6,14 +6,9 @@
 #include "optimized/attention/latent_tile.cuh"
 #include "optimized/sparse_prefill/op.h"
 #include "optimized/support/launch.h"
+#include "optimized/support/multiprocessors.h"
 
 namespace dsa::latent_tile {
-
-#if defined(DSA_SIMULATOR)
-inline constexpr int multiprocessors = 2;  // small cases shall give a block several items too
-#else
-inline constexpr int multiprocessors = 132;
-#endif
 
 // An item is 64 heads of a query, or what the last ones are fewer. A block takes every gridDim.x-th.
 struct Work {
