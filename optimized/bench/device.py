@@ -1,6 +1,6 @@
 """`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
 
-    python -m optimized.bench.device --build build [--only OP...] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
+    python -m optimized.bench.device --build build [--only OP...] [--no-full | --full-only] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
 
 Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
 """
@@ -170,6 +170,24 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, ab
     return found
 
 
+def full_size_of(ops: dict[str, list[int]], build: Path) -> dict[str, dict]:
+    """op -> what became of its cases of V3.2's sizes and beyond, at the levels that the op chooses for them."""
+    chosen = {op: found for op in ops if (found := cases.choose([op], "full"))}
+    aside = concurrent.futures.ThreadPoolExecutor(4)
+    answers = full_size.answers([c for found in chosen.values() for c in found], aside)
+
+    def one(op: str) -> dict:
+        for case in chosen[op]:
+            if case.name in answers:
+                answers[case.name].result()
+        said = checked(op, 0, build, "full") | {"sources": receipts.sources_of_all(op, ops[op])}
+        say(f"{op}, full size: {said['right']} of {said['cases']} right, {said['declined']} declined, worst {said['worst_ratio']:.2f} of the bound")
+        return said
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return dict(zip(chosen, pool.map(one, chosen)))
+
+
 def machine() -> dict:
     """What the receipt says of the GPU."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -185,7 +203,9 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--no-sanitizers", action="store_true")
     parser.add_argument("--sanitized-cases", type=int, default=2, help="of each op")
-    parser.add_argument("--no-full", action="store_true", help="no full-size cases")
+    full = parser.add_mutually_exclusive_group()
+    full.add_argument("--no-full", action="store_true", help="no full-size cases: those of the last receipt stay")
+    full.add_argument("--full-only", action="store_true", help="only them, into the receipt that is there")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="time no further level after this")
@@ -196,8 +216,16 @@ def main() -> int:
     begin = time.monotonic()
     library = Library(options.build / "libdsa_optimized.so")
     receipt = machine()
+    old = next((r for r in receipts.load() if r["gpu"] == receipt["gpu"]), {})
+    ladders = receipts.ladders(options.build / "dsa-optimized")
+    chosen = {op: levels for op, levels in ladders.items() if not options.only or op in options.only}
+    receipt["full_size"] = old.get("full_size", {}) | ({} if options.no_full else full_size_of(chosen, options.build))
+    right_in_full = all(c["cases"] == c["right"] for c in receipt["full_size"].values())
+    if options.full_only:
+        receipts.write(old | {"full_size": receipt["full_size"]})
+        return 0 if right_in_full else 1
     if options.only:  # the other ops' rows stay as they were
-        receipt["ops"] = next((old["ops"] for old in receipts.load() if old["gpu"] == receipt["gpu"]), {})
+        receipt["ops"] = old.get("ops", {})
     receipt["conformance"] = conformance.answers(options.build / "conformance-device")
     failed = {name: why for name, why in receipt["conformance"].items() if len(why) != 64}
     say(f"conformance: {len(receipt['conformance']) - len(failed)} of {len(receipt['conformance'])} experiments gave bytes")
@@ -208,40 +236,27 @@ def main() -> int:
     receipt["overhead_us"] = clock.overhead
     say(f"{receipt['gpu']}: " + ", ".join(f"{n} {v:.3g}" for n, v in receipt["ceilings"].items()))
     todo = []
-    ladders = receipts.ladders(options.build / "dsa-optimized")
-    for op in options.only or ladders:
+    for op, levels in chosen.items():
         small = SmallCases(op)
-        todo += [(op, level, small) for level in ladders.get(op, [])]
-
-    aside = concurrent.futures.ThreadPoolExecutor(4)
-    large = [] if options.no_full else [c for op in options.only or ladders for c in cases.choose([op], "full")]
-    answers = full_size.answers(large, aside)
+        todo += [(op, level, small) for level in levels]
 
     def correctness(item) -> dict:
         op, level, small = item
         folders = taken(op, level, options.build, small, RERUN_CASES)
         one = {"sources": receipts.sources_hash(op, level), "checks": checked(op, level, options.build)}
-        full = [] if options.no_full or level < max(ladders[op]) else cases.choose([op], "full")
-        if full:
-            for case in full:
-                if case.name in answers:
-                    answers[case.name].result()
-            one["full_size"] = checked(op, level, options.build, "full")
         one["same_bits_in_runs"] = RERUNS if folders and rerun(op, level, options.build, folders) else 0
         if not options.no_sanitizers:
             one["sanitizers"] = sanitized(op, level, options.build, folders[: options.sanitized_cases])
-        for size, c in (("small", one["checks"]), ("full", one.get("full_size"))):
-            if c:
-                told = f"{c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound"
-                say(f"{op}, level {level}, {size}: {told}")
+        c = one["checks"]
+        say(f"{op}, level {level}: {c['right']} of {c['cases']} right, {c['declined']} declined, worst {c['worst_ratio']:.2f} of the bound")
         return one | {"times": []}
 
-    good = not failed
+    good = not failed and right_in_full
     with concurrent.futures.ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 2)) as pool:
         for (op, level, _), one in zip(todo, pool.map(correctness, todo)):
             receipt["ops"].setdefault(op, {"levels": {}})["levels"][str(level)] = one
             clean = all(v == "clean" or v.startswith("not asked") for v in one.get("sanitizers", {}).values())
-            right = all(c["cases"] == c["right"] for c in (one["checks"], one.get("full_size", one["checks"])))
+            right = one["checks"]["cases"] == one["checks"]["right"]
             good = good and right and one["same_bits_in_runs"] > 0 and clean
     command = [sys.executable, "-m", "optimized.bench.trained_model", str(options.build / "libdsa_optimized.so")]
     model = subprocess.run(command, capture_output=True, text=True, check=False)
