@@ -208,6 +208,27 @@ std::string indexer_kl_loss_level_2_declines(const IndexerKlLoss& call) {
     return call.p != nullptr ? "" : attention_target_level_2_declines(call.target);
 }
 
+void kl_scores_level_2(const IndexerKlLoss& call, const KlScratch& scratch) {
+    launch("indexer_score", score,
+           {.blocks = call.T,
+            .threads = threads,
+            .shared_bytes = sizeof(Shared),
+            .stream = call.stream,
+            .blocks_y = blocks_for(call.n, keys_each)},
+           call, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.d_scores);
+}
+
+void kl_gradients_level_2(const IndexerKlLoss& call, const KlScratch& scratch) {
+    Launch how{.blocks = call.T, .threads = threads, .shared_bytes = sizeof(Shared), .stream = call.stream};
+    how.blocks_y = blocks_for(call.H_I, heads_each);
+    launch("gradient_of_heads", gradient_of_heads, how, call, Candidates{scratch.kept, call.T, call.S, call.n},
+           scratch.d_scores, scratch.factor);
+    if (call.indices != nullptr) return gradient_of_keys_one_block_each(call, scratch);
+    how.blocks = blocks_for(call.S, keys_each);
+    how.blocks_y = 1;
+    launch("gradient_of_keys", gradient_of_keys, how, call, scratch.d_scores, scratch.factor);
+}
+
 void indexer_kl_loss_level_2(const IndexerKlLoss& call) {
     require_workspace(call.workspace, call.workspace_bytes, indexer_kl_loss_workspace(call));
     Arena arena(call.workspace);
@@ -217,17 +238,9 @@ void indexer_kl_loss_level_2(const IndexerKlLoss& call) {
         mark_selectors(scratch.kept, scratch.bits, call.T, call.n, call.S, call.stream);
     }
     if (call.p == nullptr) attention_target_level_2(scratch.target);
-    const Candidates candidates{scratch.kept, call.T, call.S, call.n};
-    Launch how{.blocks = call.T, .threads = threads, .shared_bytes = sizeof(Shared), .stream = call.stream};
-    how.blocks_y = blocks_for(call.n, keys_each);
-    launch("indexer_score", score, how, call, candidates, scratch.d_scores);
+    kl_scores_level_2(call, scratch);
     loss_of_scores(call, scratch);
-    how.blocks_y = blocks_for(call.H_I, heads_each);
-    launch("gradient_of_heads", gradient_of_heads, how, call, candidates, scratch.d_scores, scratch.factor);
-    if (call.indices != nullptr) return gradient_of_keys_one_block_each(call, scratch);
-    how.blocks = blocks_for(call.S, keys_each);
-    how.blocks_y = 1;
-    launch("gradient_of_keys", gradient_of_keys, how, call, scratch.d_scores, scratch.factor);
+    kl_gradients_level_2(call, scratch);
 }
 
 }  // namespace dsa

@@ -30,8 +30,22 @@ struct KlScratch {
         target.workspace_bytes = attention_target_workspace(target);
         target.workspace = arena.take<unsigned char>(target.workspace_bytes);
     }
+    // Scores and factor lie elsewhere: all causal positions are candidates, and p is given.
+    KlScratch(const IndexerKlLoss& call, float* scores, float* factor_place, Arena& arena)
+        : d_scores(scores),
+          losses(arena.take<float>(call.T)),
+          counts(arena.take<std::int32_t>(call.T)),
+          factor(factor_place),
+          target{} {}
     const float* p(const IndexerKlLoss& call) const { return call.p != nullptr ? call.p : target.p; }
 };
+
+// A level's parts; bits, or nothing for all causal positions, are ready. Scores to scratch.d_scores; dq, dk and
+// dweights from dL/dI there.
+void kl_scores_level_1(const IndexerKlLoss& call, const KlScratch& scratch);
+void kl_scores_level_2(const IndexerKlLoss& call, const KlScratch& scratch);
+void kl_gradients_level_1(const IndexerKlLoss& call, const KlScratch& scratch);
+void kl_gradients_level_2(const IndexerKlLoss& call, const KlScratch& scratch);
 
 // dk of all keys; bits, d_scores and factor are ready. Levels share it: gradient_of_keys.cu.
 void gradient_of_keys_one_block_each(const IndexerKlLoss& call, const KlScratch& scratch);
