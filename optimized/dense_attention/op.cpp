@@ -51,10 +51,6 @@ DenseAttention read(const dsa_dense_attention_args& args) {
 }
 
 }  // namespace
-
-void dense_attention(const DenseAttention& call) { ladder.run(call); }
-std::int64_t dense_attention_workspace(const DenseAttention& call) { return ladder.workspace(call); }
-
 }  // namespace dsa
 
 extern "C" {

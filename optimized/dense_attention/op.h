@@ -24,10 +24,6 @@ struct DenseAttention {
     Stream stream;
 };
 
-// The chosen level, for layers that hold such a call.
-void dense_attention(const DenseAttention& call);
-std::int64_t dense_attention_workspace(const DenseAttention& call);
-
 void dense_attention_level_1(const DenseAttention& call);
 void dense_attention_level_2(const DenseAttention& call);
 std::string dense_attention_level_2_declines(const DenseAttention& call);

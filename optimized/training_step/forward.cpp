@@ -1,9 +1,7 @@
 #include <algorithm>
 
 #include "optimized/attention/selectors.h"
-#include "optimized/dense_attention/op.h"
 #include "optimized/moe/op.h"
-#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 #include "optimized/support/stages.h"
 #include "optimized/training_step/between.h"
@@ -25,20 +23,6 @@ MaskedAttention masked_of(const TrainingStep& call) {
     attention.scale = call.softmax_scale;
     attention.renormalised = call.stage == TrainingStage::sparse && call.conventions.target_renormalised;
     attention.most_bytes = call.most_bytes;
-    attention.stream = call.stream;
-    return attention;
-}
-
-// Of the dense stage, in which nobody asks for probabilities.
-DenseAttention dense_of(const TrainingStep& call) {
-    const TrainingSizes& n = call.sizes;
-    DenseAttention attention{};
-    attention.result.scale = call.softmax_scale;
-    attention.T = attention.S = n.T;
-    attention.H = n.H;
-    attention.d = n.d_q();
-    attention.d_v = n.d_v;
-    attention.causal = true;
     attention.stream = call.stream;
     return attention;
 }
@@ -76,8 +60,7 @@ struct Scratch {
         target = call.indexer_learns() ? arena.take<float>(n.T * n.T) : nullptr;
         y = arena.take<bf16>(n.T * n.D);
         of_parts_bytes = std::max(moe_chain_workspace(mixture_of(call), parts.products_level()),
-                                  call.indexer_learns() ? masked_attention_workspace(masked_of(call))
-                                                        : dense_attention_workspace(dense_of(call)));
+                                  masked_attention_workspace(masked_of(call)));
         of_parts = arena.take<unsigned char>(of_parts_bytes);
     }
 };
@@ -133,19 +116,7 @@ void project_keys(const Layer& layer, const LayerKept& kept, const Scratch& s) {
     own_keys(s.kv_heads, s.k_rope, kept.k, kept.v, n, stream);
 }
 
-void attend_to_all(const Layer& layer, const LayerKept& kept, const Scratch& s) {
-    DenseAttention attention = dense_of(*layer.call);
-    attention.q = kept.q;
-    attention.keys = kept.k;
-    attention.values = kept.v;
-    attention.result.out = kept.out;
-    attention.result.lse = kept.lse;
-    attention.workspace = s.of_parts;
-    attention.workspace_bytes = s.of_parts_bytes;
-    dense_attention(attention);
-}
-
-void attend_to_allowed(const Layer& layer, const LayerKept& kept, const Scratch& s) {
+void attend(const Layer& layer, const LayerKept& kept, const Scratch& s) {
     MaskedAttention attention = masked_of(*layer.call);
     attention.q = kept.q;
     attention.k = kept.k;
@@ -157,6 +128,8 @@ void attend_to_allowed(const Layer& layer, const LayerKept& kept, const Scratch&
     attention.workspace = s.of_parts;
     attention.workspace_bytes = s.of_parts_bytes;
     masked_attention(attention, layer.parts.products_level());
+    show("attention_out", kept.out, {attention.T, attention.H * attention.d_v}, attention.stream);
+    if (s.target != nullptr) show("attention_target", s.target, {attention.T, attention.T}, attention.stream);
 }
 
 void run_mixture(const Layer& layer, const LayerKept& kept, const Scratch& s) {
@@ -242,13 +215,10 @@ void layer_forward(const Layer& layer, const LayerKept& kept, bf16* y) {
         const IndexerStep step{&call,    layer.parts,     layer.w,     layer.d,   kept.x,
                                kept.c_q, layer.positions, layer.start, layer.end, layer.kl_loss};
         score_positions(step, indexer, kept.selectors);
-        attend_to_allowed(layer, kept, s);
-        show("attention_out", kept.out, {n.T, n.H * n.d_v}, call.stream);
-        show("attention_target", s.target, {n.T, n.T}, call.stream);
+        attend(layer, kept, s);
         learn_target(step, indexer, s.target, kept.selectors);
     } else {
-        attend_to_all(layer, kept, s);
-        show("attention_out", kept.out, {n.T, n.H * n.d_v}, call.stream);
+        attend(layer, kept, s);
     }
     layer.parts.product(kept.out, layer.w.W_o, s.y, n.H * n.d_v, n.D);
     show("attention_y", s.y, {n.T, n.D}, call.stream);

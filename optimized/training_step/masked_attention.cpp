@@ -58,7 +58,7 @@ void masked_attention(const MaskedAttention& call, int level) {
         scores.stream = call.stream;
         linear(scores, level);
         masked_softmax(call, scratch.scores, scratch.p, call.lse + first, heads);
-        add_to_target(call, scratch.scores, first, heads);
+        if (call.target != nullptr) add_to_target(call, scratch.scores, first, heads);
         Linear values{};  // p v
         values.x = scratch.p;
         values.x_row = T;

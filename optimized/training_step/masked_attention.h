@@ -14,7 +14,7 @@ struct MaskedAttention {
     const std::uint32_t* selectors;  // [T, selector_words(T)], attention/selectors.h; null: all causal pairs
     bf16* out;                       // [T, H, d_v]
     float* lse;                      // [T, H], natural; NaN where no pair is allowed
-    float* target;                   // [T, T]: probabilities, mean over heads
+    float* target;                   // [T, T]: probabilities, mean over heads; null where nobody learns from them
     std::int64_t T, H, d, d_v;
     float scale;
     // The target is made of each head's softmax over all causal positions, restricted to the allowed ones and scaled
