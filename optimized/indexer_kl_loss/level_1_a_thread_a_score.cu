@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates 
     float sum = 0.0F;
     for (std::int64_t j = 0; position >= 0 && j < call.H_I; ++j) {
         const std::int64_t row = t * call.H_I + j;
-        sum += call.weights[row] * max(0.0F, dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I));
+        sum += call.weights[row] * relu(dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I));
     }
     scores[t * call.n + slot] = position >= 0 ? sum : minus_infinity();
 }
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(threads)
         if (position >= 0) {
             const float x = dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I);
             const float d_score = *factor * d_scores[t * call.n + slot];
-            d_weight += d_score * max(0.0F, x);
+            d_weight += d_score * relu(x);
             weight = x > 0.0F ? d_score * call.weights[row] : 0.0F;
         }
         memory.positions[threadIdx.x] = position;

@@ -3,6 +3,7 @@
 #include "optimized/attention/candidates.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/attention/softmax.cuh"
+#include "optimized/indexer_kl_loss/dot.cuh"
 #include "optimized/indexer_kl_loss/loss.cuh"
 #include "optimized/indexer_kl_loss/scratch.h"
 #include "optimized/support/ladder.h"
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates 
         multiply(memory, static_cast<int>(call.D_I), dots);
 #pragma unroll
         for (int j = 0; j < heads_a_part; ++j)
-            sum += weight_of_head(call, t, first + own_heads() + j) * max(0.0F, dots[j]);
+            sum += weight_of_head(call, t, first + own_heads() + j) * relu(dots[j]);
     }
     memory.d_weight[threadIdx.x / keys_each][own_key()] = sum;
     __syncthreads();
@@ -104,7 +105,7 @@ __device__ void weigh(Shared& memory, const IndexerKlLoss& call, std::int64_t t,
     for (int j = 0; j < heads_a_part; ++j) {
         const float w = weight_of_head(call, t, first + own_heads() + j);
         memory.weight[own_heads() + j][own_key()] = dots[j] > 0.0F ? d_score * w : 0.0F;
-        relu_part[j] = d_score * max(0.0F, dots[j]);
+        relu_part[j] = d_score * relu(dots[j]);
     }
 }
 

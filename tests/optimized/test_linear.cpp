@@ -37,6 +37,7 @@ std::vector<float> positive(std::int64_t count) {
     return numbers;
 }
 
+void point_to(Linear& call, const std::vector<float>& x) { call.x_float32 = x.data(); }
 void point_to(Linear& call, const std::vector<bf16>& x) { call.x = x.data(); }
 void point_to(Linear& call, const std::vector<e4m3>& x) { call.x_e4m3 = x.data(); }
 void point_to_w(Linear& call, const std::vector<bf16>& w) { call.w = w.data(); }
@@ -162,6 +163,15 @@ TEST_CASE("a matrix a head, as it lies and transposed: W_uv and W_uk") {
 TEST_CASE("so many blocks that level 3 takes its wider tiles") {
     check<bf16, bf16>(3, {2, 72, 200, 132, false, false});
     check<bf16, bf16>(3, {2, 72, 104, 132, true, false});
+}
+
+TEST_CASE("float32 rows, as the gradient of logits, against a matrix that is turned") {
+    check<float, bf16>(1, {35, 70, 40, 1, true, false});
+    Linear call = packed_linear(nullptr, nullptr, nullptr, 1, 32, 40, nullptr);
+    const float x = 0.0F;
+    call.x_float32 = &x;
+    CHECK(linear_level_2_declines(call) == "the tensor cores round float32 numbers");
+    CHECK(linear_level_3_declines(call) == "the tensor cores round float32 numbers");
 }
 
 TEST_CASE("float32 weights") { check<bf16, float>(1, {5, 128, 96, 1, false, false}); }
