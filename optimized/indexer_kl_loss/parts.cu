@@ -4,6 +4,13 @@
 #include "optimized/support/ladder.h"
 
 namespace dsa {
+
+std::int64_t indexer_kl_parts_workspace(const IndexerKlLoss& call) {
+    Arena arena;
+    const KlScratch scratch(call, nullptr, nullptr, arena);
+    return arena.bytes();
+}
+
 namespace {
 
 // Of the parts: the levels' own where the highest takes such heads.
@@ -12,8 +19,9 @@ bool runs_level_2(const IndexerKlLoss& call, int level) {
 }
 
 KlScratch scratch_of(const IndexerKlLoss& call, float* scores, float* factor) {
-    Arena nothing;
-    return KlScratch(call, scores, factor, nothing);
+    require_workspace(call.workspace, call.workspace_bytes, indexer_kl_parts_workspace(call));
+    Arena arena(call.workspace);
+    return KlScratch(call, scores, factor, arena);
 }
 
 }  // namespace
@@ -23,16 +31,8 @@ void indexer_kl_scores(const IndexerKlLoss& call, float* scores, int level) {
     runs_level_2(call, level) ? kl_scores_level_2(call, scratch) : kl_scores_level_1(call, scratch);
 }
 
-std::int64_t indexer_kl_loss_of_scores_workspace(const IndexerKlLoss& call) {
-    Arena arena;
-    const KlScratch scratch(call, nullptr, nullptr, arena);
-    return arena.bytes();
-}
-
 void indexer_kl_loss_of_scores(const IndexerKlLoss& call, float* scores, float* factor) {
-    require_workspace(call.workspace, call.workspace_bytes, indexer_kl_loss_of_scores_workspace(call));
-    Arena arena(call.workspace);
-    loss_of_scores(call, KlScratch(call, scores, factor, arena));
+    loss_of_scores(call, scratch_of(call, scores, factor));
 }
 
 void indexer_kl_gradients(const IndexerKlLoss& call, const float* d_scores, const float* factor, int level) {

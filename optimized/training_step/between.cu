@@ -43,20 +43,25 @@ __global__ void __launch_bounds__(threads)
         y[t * D + d] = is_word ? table[token * D + d] : to_bf16(not_a_number());
 }
 
-// Block (token, 256 columns). The first of equal tokens adds up for all of them.
+// Block (token, 256 columns). The first of equal tokens adds up for all of them, in their order. A lane looks at one
+// of 32 tokens at a time, the same ones in every warp.
 __global__ void __launch_bounds__(threads) gradient_of_word(const std::int32_t* tokens, const bf16* dy, float* dtable,
                                                             std::int64_t T, std::int64_t V, std::int64_t D) {
     const std::int64_t first = blockIdx.x;
     const std::int32_t token = tokens[first];
     if (token < 0 || token >= V) return;
-    for (std::int64_t t = 0; t < first; ++t)
-        if (tokens[t] == token) return;
     const std::int64_t d = std::int64_t{blockIdx.y} * threads + threadIdx.x;
-    if (d >= D) return;
     float sum = 0.0F;
-    for (std::int64_t t = first; t < T; ++t)
-        if (tokens[t] == token) sum += to_float(dy[t * D + d]);
-    dtable[token * D + d] = sum;
+    for (std::int64_t begin = 0; begin < T; begin += warp_size) {
+        const std::int64_t mine = begin + lane_id();
+        std::uint32_t equal = __ballot_sync(all_lanes, mine < T && tokens[mine] == token);
+        for (; equal != 0; equal &= equal - 1) {
+            const std::int64_t t = begin + __ffs(equal) - 1;
+            if (t < first) return;
+            if (d < D) sum += to_float(dy[t * D + d]);
+        }
+    }
+    if (d < D) dtable[token * D + d] = sum;
 }
 
 template <class Number>
@@ -148,6 +153,21 @@ __global__ void __launch_bounds__(threads)
     if (i < count) x[i] = (stored_as_bf16 ? through_bf16(x[i]) : x[i]) * factor;
 }
 
+__global__ void __launch_bounds__(threads) three_parts(const float* x, bf16* y, std::int64_t count) {
+    const std::int64_t i = own_number();
+    if (i >= count) return;
+    const float first = through_bf16(x[i]);
+    const float second = through_bf16(x[i] - first);
+    y[2 * count + i] = to_bf16(first);
+    y[count + i] = to_bf16(second);
+    y[i] = to_bf16(x[i] - first - second);
+}
+
+__global__ void __launch_bounds__(threads) sum_of_three(const float* parts, bf16* y, std::int64_t count) {
+    const std::int64_t i = own_number();
+    if (i < count) y[i] = to_bf16(parts[i] + parts[count + i] + parts[2 * count + i]);
+}
+
 __global__ void __launch_bounds__(threads)
     selected_scores(float* scores, const std::int32_t* indices, const std::uint32_t* selectors, std::int64_t T,
                     std::int64_t k) {
@@ -225,6 +245,12 @@ void scale_weights(float* x, float factor, bool stored_as_bf16, std::int64_t cou
     launch("training_scale_weights", scaled_weights, a_thread_each(count, stream), x, factor, stored_as_bf16, count);
 }
 
+void split_in_three(const float* x, bf16* y, std::int64_t count, Stream stream) {
+    launch("training_split_in_three", three_parts, a_thread_each(count, stream), x, y, count);
+}
+void add_three_parts(const float* parts, bf16* y, std::int64_t count, Stream stream) {
+    launch("training_add_three_parts", sum_of_three, a_thread_each(count, stream), parts, y, count);
+}
 void keep_selected_scores(float* scores, const std::int32_t* indices, const std::uint32_t* selectors, std::int64_t T,
                           std::int64_t k, Stream stream) {
     launch("training_selected_scores", selected_scores, a_thread_each(T * T, stream), scores, indices, selectors, T,

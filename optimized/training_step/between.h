@@ -57,6 +57,11 @@ void narrow(const float* x, bf16* y, std::int64_t count, Stream stream);
 // x = x factor, x rounded to bf16 before where `stored_as_bf16`. [count]
 void scale_weights(float* x, float factor, bool stored_as_bf16, std::int64_t count, Stream stream);
 
+// Three bf16 numbers whose sum is x but for 2^-25 of it, the smallest first. x: [count] -> y [3, count]
+void split_in_three(const float* x, bf16* y, std::int64_t count, Stream stream);
+// y = the sum of three parts as it is stored. parts: [3, count]
+void add_three_parts(const float* parts, bf16* y, std::int64_t count, Stream stream);
+
 // What was not selected is no candidate: -inf. A row in which top_k found a NaN becomes NaN. scores: [T, T],
 // indices: [T, k], selectors: attention/selectors.h
 void keep_selected_scores(float* scores, const std::int32_t* indices, const std::uint32_t* selectors, std::int64_t T,

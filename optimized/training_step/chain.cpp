@@ -8,6 +8,7 @@
 #include "optimized/support/compose.h"
 #include "optimized/support/stages.h"
 #include "optimized/training_step/between.h"
+#include "optimized/training_step/head.h"
 #include "optimized/training_step/layer.h"
 #include "optimized/training_step/weights.h"
 
@@ -33,10 +34,11 @@ struct Scratch {
     float* d_logits;            // [T, V]
     bf16* d_last;               // [T, D]
     bf16* d_hidden[2];          // [T, D]
-    void* of_layers;            // workspace of one layer after the other, and of what comes after them
+    HeadScratch head;
+    void* of_layers;  // workspace of one layer after the other, and of what comes after them
     std::int64_t of_layers_bytes;
 
-    Scratch(const TrainingStep& call, int level, Arena& arena) {
+    Scratch(const TrainingStep& call, int level, Arena& arena) : head(call, Parts(call, level), arena) {
         const TrainingSizes& n = call.sizes;
         for (std::int32_t** place : {&positions, &start, &end}) *place = arena.take<std::int32_t>(n.T);
         hidden.push_back(arena.take<bf16>(n.T * n.D));
@@ -105,8 +107,7 @@ void measure_loss(const TrainingStep& call, const Parts& parts, const Scratch& s
 void start_back(const TrainingStep& call, const Parts& parts, const Scratch& s, bf16* d_hidden) {
     const TrainingSizes& n = call.sizes;
     show("d_logits", s.d_logits, {n.T, n.V}, call.stream);
-    parts.input_gradient(s.d_logits, call.head, s.d_last, n.D, n.V);
-    parts.weight_gradient(s.last, s.d_logits, call.dhead, n.D, n.V);
+    head_backward(call, parts, s.head, s.d_logits, s.last, s.d_last);
     show("d_final_norm", s.d_last, {n.T, n.D}, call.stream);
     parts.norm_backward(s.hidden.back(), call.final_norm, s.d_last, nullptr, d_hidden, call.dfinal_norm, n.D,
                         s.of_layers, s.of_layers_bytes);

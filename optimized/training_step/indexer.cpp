@@ -153,7 +153,7 @@ IndexerScratch::IndexerScratch(const TrainingStep& call, int level, Arena& arena
     const LayerNormBackward norm = norm_backward_of(call);
     of_parts_bytes = std::max(
         level == 1 ? layer_norm_backward_level_1_workspace(norm) : layer_norm_backward_level_2_workspace(norm),
-        indexer_kl_loss_of_scores_workspace(loss_of(call)));
+        indexer_kl_parts_workspace(loss_of(call)));
     of_parts = arena.take<unsigned char>(of_parts_bytes);
 }
 

@@ -3,7 +3,7 @@
 // L layers. spec section 7; docs/13-teaching-the-indexer.md, docs/14-gradients.md.
 //
 // level 1  every part at its level 1
-// level 2  every part at its highest
+// level 2  every part at its highest; float32 gradients of logits as three bf16 numbers
 #pragma once
 
 #include "optimized/support/call.h"
