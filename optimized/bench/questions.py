@@ -241,12 +241,45 @@ def learning_experts(T: int, E: int, F: int) -> dict:
                                "shared_W_down": bf16(F, D, std=F**-0.5), "dy": bf16(T, D)}  # fmt: skip
 
 
+def training_inputs(T: int, L: int, n: dict) -> dict:
+    """A model of L layers with the sizes n, tokens and targets"""
+
+    def matrix(rows: int, *shape):
+        return bf16(L, *shape, std=rows**-0.5)
+
+    def norm(*shape):
+        return 1 + f32(*shape, std=0.1)
+
+    D, R_q, R_kv, H_of, E, F, F_s = (n[a] for a in ("D", "R_q", "R_kv", "H", "E", "F", "F_s"))
+    words = [torch.randint(n["V"], (T,), device="cuda", dtype=torch.int32) for _ in range(2)]
+    return {
+        "tokens": words[0], "targets": words[1], "embedding": bf16(n["V"], D), "attention_norm": norm(L, D), "W_dq": matrix(D, D, R_q),
+        "q_norm": norm(L, R_q), "W_uq": matrix(R_q, R_q, H_of, 192), "W_dkv": matrix(D, D, R_kv + 64), "kv_norm": norm(L, R_kv),
+        "W_uk": matrix(R_kv, R_kv, H_of, 128), "W_uv": matrix(R_kv, R_kv, H_of, 128), "W_o": matrix(H_of * 128, H_of, 128, D),
+        "W_qI": matrix(R_q, R_q, n["H_I"], D_I), "W_kI": matrix(D, D, D_I), "k_norm": norm(L, D_I), "k_bias": f32(L, D_I, std=0.1),
+        "W_w": matrix(D, D, n["H_I"]), "ffn_norm": norm(L, D), "W_g": f32(L, D, E, std=D**-0.5), "bias": f32(L, E, std=0.1),
+        "W_gate": matrix(D, E, D, F), "W_up": matrix(D, E, D, F), "W_down": matrix(F, E, F, D), "shared_W_gate": matrix(D, D, F_s),
+        "shared_W_up": matrix(D, D, F_s), "shared_W_down": matrix(F_s, F_s, D), "final_norm": norm(D), "head": bf16(D, n["V"], std=D**-0.5),
+    }  # fmt: skip
+
+
+def training_flops(T: int, L: int, active: int, n: dict) -> float:
+    """The sparse stage's products over causal pairs: three each of the main model's, two of the indexer's projections (nothing goes back to
+    its inputs), and of its dots one forwards and two back. What a call computes twice counts once."""
+    D, R_q, R_kv, H_of, H_I_of, F = (n[a] for a in ("D", "R_q", "R_kv", "H", "H_I", "F"))
+    a_token = D * R_q + R_q * H_of * 192 + D * (R_kv + 64) + R_kv * H_of * 256 + H_of * 128 * D + 3 * D * (active * F + n["F_s"])
+    indexer = R_q * H_I_of * D_I + D * D_I + D * H_I_of
+    a_pair = 2 * H_of * (192 + 128) + 2 * H_of * (3 * 192 + 2 * 128) + 6 * H_I_of * D_I
+    return L * (6.0 * T * a_token + 4.0 * T * indexer + pairs(T, T) * a_pair) + 6.0 * T * D * n["V"]
+
+
 def _training() -> list[Question]:
     """Gradients. Bytes are those of dx and of the weight's sum, each reading its inputs once."""
     T, V, E, F = 4096, 129280, 32, 2048
     keys, queries, S = 131072, 512, 4096
     gate = {"groups": 8, "kept_groups": 4, "active": 8, "route_scale": 2.5, "normalise": True}
     a_visit = 18.0 * D * F  # nine products; the shared expert needs no result
+    model = {"V": 8192, "D": 2048, "R_q": 768, "H": 16, "R_kv": 512, "H_I": 32, "E": 16, "F": 512, "F_s": 512}
     return [
         Question("rms_norm_backward", "T 4096, D 7168", lambda: {"x": bf16(T, D), "weight": f32(D), "dy": bf16(T, D)}, 10 * T * D),
         Question("layer_norm_backward", "T 131072, D 128",
@@ -258,6 +291,8 @@ def _training() -> list[Question]:
                  2.0 * H * pairs(queries, S) * (3 * 192 + 2 * 128), "bf16", {"causal": True}),
         Question("moe_backward", f"T 2048, E {E}, F {F}, bf16", lambda: learning_experts(2048, E, F), 0,
                  2048 * (8 * a_visit + 16.0 * D * F), "bf16", gate),
+        Question("training_step", "sparse, T 2048, L 2, D 2048, H 16, E 16, V 8192, k 512", lambda: training_inputs(2048, 2, model), 0,
+                 training_flops(2048, 2, 4, model), "bf16", {"stage": "sparse", "topk": 512, "groups": 4, "kept_groups": 2, "active": 4}),
     ]  # fmt: skip
 
 

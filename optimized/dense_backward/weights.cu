@@ -1,5 +1,6 @@
 // A block has a tile of 32 rows and 32 positions. The transposed copies go through shared memory, so that both are
 // written side by side.
+#include "optimized/attention/selected_by.cuh"
 #include "optimized/dense_backward/weights.h"
 #include "optimized/hopper/numbers.h"
 #include "optimized/support/launch.h"
@@ -28,7 +29,8 @@ __global__ void __launch_bounds__(threads) weights_of_tile(__grid_constant__ con
         const bool is_here = row < call.rows && s < call.S;
         float p = 0.0F;
         float d_score = 0.0F;
-        if (is_here && s < call.end + t && (call.start == nullptr || s >= call.start[t])) {
+        if (is_here && s < call.end + t && (call.start == nullptr || s >= call.start[t]) &&
+            (call.selectors == nullptr || is_selected(call.selectors, call.rows, s, t))) {
             const std::int64_t of_row = row * call.lse_row + head;
             p = expf(call.scores[at] * call.scale - call.lse[of_row]);
             d_score = p * (call.d_p[at] - call.delta[of_row]) * call.scale;

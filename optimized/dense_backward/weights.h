@@ -45,6 +45,9 @@ struct DenseWeights {
     std::int64_t end;            // query t sees the positions below min(S, end + t)
     float scale;
     Stream stream;
+    // Who selected a position (attention/selectors.h), where queries do not see all of them: rows are queries. Or
+    // null.
+    const std::uint32_t* selectors = nullptr;  // [S, selector_words(rows)]
 };
 void dense_weights(const DenseWeights& call);
 

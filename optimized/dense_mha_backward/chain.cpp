@@ -67,9 +67,10 @@ void dense_mha_backward_chain(const DenseMhaBackward& call, int level) {
         one.y_head = one.T * one.N;
         linear(one, level);
     };
-    const auto to_gradient = [&](const Operand& x, const Operand& w, bf16* y, std::int64_t heads) {
+    const auto to_gradient = [&](const Operand& x, const Operand& w, bf16* y, float* y_float32, std::int64_t heads) {
         Linear one = product(x, w, false, heads, call.stream);
         one.y = y;
+        one.y_float32 = y_float32;
         one.y_row = call.H * one.N;
         one.y_head = one.N;
         linear(one, level);
@@ -102,10 +103,13 @@ void dense_mha_backward_chain(const DenseMhaBackward& call, int level) {
                        .rows_of_query = 1,
                        .end = call.causal ? call.S - call.T + 1 : call.S,
                        .scale = call.scale,
-                       .stream = call.stream});
-        to_gradient(in(scratch.d_scores, call.T, call.S), k, call.dq + first * call.d, heads);
-        to_gradient(in(scratch.d_scores_t, call.S, call.T), q, call.dk + first * call.d, heads);
-        to_gradient(in(scratch.p_t, call.S, call.T), dout, call.dv + first * call.d_v, heads);
+                       .stream = call.stream,
+                       .selectors = call.selectors});
+        to_gradient(in(scratch.d_scores, call.T, call.S), k, call.dq + first * call.d, nullptr, heads);
+        const bool in_float32 = call.dk_float32 != nullptr;
+        to_gradient(in(scratch.d_scores_t, call.S, call.T), q, in_float32 ? nullptr : call.dk + first * call.d,
+                    in_float32 ? call.dk_float32 + first * call.d : nullptr, heads);
+        to_gradient(in(scratch.p_t, call.S, call.T), dout, call.dv + first * call.d_v, nullptr, heads);
     }
 }
 

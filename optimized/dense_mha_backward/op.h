@@ -18,7 +18,7 @@ struct DenseMhaBackward {
     const bf16* dout;           // [T, H, d_v]
     const std::int32_t* start;  // [T], or null
     bf16* dq;                   // [T, H, d]
-    bf16* dk;                   // [S, H, d]
+    bf16* dk;                   // [S, H, d]; null where dk_float32 is given
     bf16* dv;                   // [S, H, d_v]
     std::int64_t T, S, H, d, d_v;
     bool causal;
@@ -26,6 +26,9 @@ struct DenseMhaBackward {
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
+    // For a layer whose selection is a set of pairs, and which adds dk up further: attention/selectors.h.
+    const std::uint32_t* selectors = nullptr;  // [S, selector_words(T)], or null
+    float* dk_float32 = nullptr;               // [S, H, d]
     // Of score matrices at once: so many heads at a time, but at least one.
     std::int64_t most_bytes = std::int64_t{1} << 30;
 };

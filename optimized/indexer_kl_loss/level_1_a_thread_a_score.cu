@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates 
     float sum = 0.0F;
     for (std::int64_t j = 0; position >= 0 && j < call.H_I; ++j) {
         const std::int64_t row = t * call.H_I + j;
-        sum += call.weights[row] * max(0.0F, dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I));
+        sum += call.weights[row] * relu(dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I));
     }
     scores[t * call.n + slot] = position >= 0 ? sum : minus_infinity();
 }
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(threads)
         if (position >= 0) {
             const float x = dot(call.q + row * call.D_I, call.k + position * call.D_I, call.D_I);
             const float d_score = *factor * d_scores[t * call.n + slot];
-            d_weight += d_score * max(0.0F, x);
+            d_weight += d_score * relu(x);
             weight = x > 0.0F ? d_score * call.weights[row] : 0.0F;
         }
         memory.positions[threadIdx.x] = position;
@@ -78,6 +78,23 @@ __global__ void __launch_bounds__(threads)
 
 }  // namespace
 
+void kl_scores_level_1(const IndexerKlLoss& call, const KlScratch& scratch) {
+    launch("indexer_score", score,
+           {.blocks = call.T, .threads = threads, .stream = call.stream, .blocks_y = blocks_for(call.n, threads)},
+           call, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.d_scores);
+}
+
+void kl_gradients_level_1(const IndexerKlLoss& call, const KlScratch& scratch) {
+    launch("gradient_of_head", gradient_of_head,
+           {.blocks = call.T * call.H_I,
+            .threads = threads,
+            .shared_bytes = sizeof(Shared),
+            .stream = call.stream,
+            .blocks_y = blocks_for(call.D_I, block_columns)},
+           call, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.d_scores, scratch.factor);
+    gradient_of_keys_one_block_each(call, scratch);
+}
+
 void indexer_kl_loss_level_1(const IndexerKlLoss& call) {
     require_workspace(call.workspace, call.workspace_bytes, indexer_kl_loss_workspace(call));
     Arena arena(call.workspace);
@@ -87,20 +104,9 @@ void indexer_kl_loss_level_1(const IndexerKlLoss& call) {
         mark_selectors(scratch.kept, scratch.bits, call.T, call.n, call.S, call.stream);
     }
     if (call.p == nullptr) attention_target_level_1(scratch.target);
-    const Candidates candidates{scratch.kept, call.T, call.S, call.n};
-    launch("indexer_score", score,
-           {.blocks = call.T, .threads = threads, .stream = call.stream, .blocks_y = blocks_for(call.n, threads)},
-           call, candidates, scratch.d_scores);
+    kl_scores_level_1(call, scratch);
     loss_of_scores(call, scratch);
-    const std::int64_t parts = blocks_for(call.D_I, block_columns);
-    launch("gradient_of_head", gradient_of_head,
-           {.blocks = call.T * call.H_I,
-            .threads = threads,
-            .shared_bytes = sizeof(Shared),
-            .stream = call.stream,
-            .blocks_y = parts},
-           call, candidates, scratch.d_scores, scratch.factor);
-    gradient_of_keys_one_block_each(call, scratch);
+    kl_gradients_level_1(call, scratch);
 }
 
 }  // namespace dsa

@@ -1,8 +1,11 @@
 // Level 2. A tile of 64 keys lies in shared memory beside 16 heads of a query: a key is read once for 16 heads, and
-// in the dense warm-up, where all queries behind a key see it, once for all of them.
+// in the dense warm-up, where all queries behind a key see it, once for a piece of them; the pieces' sums are added
+// in their order.
 #include "optimized/attention/candidates.cuh"
 #include "optimized/attention/selected.h"
 #include "optimized/attention/softmax.cuh"
+#include "optimized/column_sums/column_sums.h"
+#include "optimized/indexer_kl_loss/dot.cuh"
 #include "optimized/indexer_kl_loss/loss.cuh"
 #include "optimized/indexer_kl_loss/scratch.h"
 #include "optimized/support/ladder.h"
@@ -83,7 +86,7 @@ __global__ void __launch_bounds__(threads) score(IndexerKlLoss call, Candidates 
         multiply(memory, static_cast<int>(call.D_I), dots);
 #pragma unroll
         for (int j = 0; j < heads_a_part; ++j)
-            sum += weight_of_head(call, t, first + own_heads() + j) * max(0.0F, dots[j]);
+            sum += weight_of_head(call, t, first + own_heads() + j) * relu(dots[j]);
     }
     memory.d_weight[threadIdx.x / keys_each][own_key()] = sum;
     __syncthreads();
@@ -104,7 +107,7 @@ __device__ void weigh(Shared& memory, const IndexerKlLoss& call, std::int64_t t,
     for (int j = 0; j < heads_a_part; ++j) {
         const float w = weight_of_head(call, t, first + own_heads() + j);
         memory.weight[own_heads() + j][own_key()] = dots[j] > 0.0F ? d_score * w : 0.0F;
-        relu_part[j] = d_score * max(0.0F, dots[j]);
+        relu_part[j] = d_score * relu(dots[j]);
     }
 }
 
@@ -161,9 +164,10 @@ __global__ void __launch_bounds__(threads)
         call.dweights[t * call.H_I + head] = memory.head_sums[threadIdx.x];
 }
 
-// dk of 64 positions that queries see together (no indices), over the queries in their order. Block (64 positions).
-__global__ void __launch_bounds__(threads)
-    gradient_of_keys(IndexerKlLoss call, const float* d_scores, const float* factor) {
+// dk of 64 positions that queries see together (no indices), over the queries of a piece in their order. Block (64
+// positions, piece).
+__global__ void __launch_bounds__(threads) gradient_of_keys(IndexerKlLoss call, const float* d_scores,
+                                                            const float* factor, float* parts, std::int64_t piece) {
     Shared& memory = shared<Shared>();
     const std::int64_t first_key = std::int64_t{blockIdx.x} * keys_each;
     constexpr int mine = keys_each / column_parts;
@@ -173,7 +177,9 @@ __global__ void __launch_bounds__(threads)
     __syncthreads();
     bring_keys(memory, call);
     const std::int64_t behind = first_key - (call.S - call.T);  // the first query that sees the first of them
-    for (std::int64_t t = behind > 0 ? behind : 0; t < call.T; ++t) {
+    const std::int64_t begin = std::int64_t{blockIdx.y} * piece;
+    const std::int64_t end = min(begin + piece, call.T);
+    for (std::int64_t t = behind > begin ? behind : begin; t < end; ++t) {
         if (threadIdx.x < keys_each) {
             const std::int64_t position = memory.positions[threadIdx.x];
             // Where query t does not see the position its d_score is 0.
@@ -197,7 +203,8 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int i = 0; i < mine; ++i) {
         const std::int64_t position = first_key + own_part() * mine + i;
-        if (position < call.S && own_column() < call.D_I) call.dk[position * call.D_I + own_column()] = dk[i];
+        if (position < call.S && own_column() < call.D_I)
+            parts[(blockIdx.y * call.S + position) * call.D_I + own_column()] = dk[i];
     }
 }
 
@@ -206,6 +213,31 @@ __global__ void __launch_bounds__(threads)
 std::string indexer_kl_loss_level_2_declines(const IndexerKlLoss& call) {
     if (call.D_I > widest) return sentence("D_I must be at most ", widest, "; it is ", call.D_I);
     return call.p != nullptr ? "" : attention_target_level_2_declines(call.target);
+}
+
+void kl_scores_level_2(const IndexerKlLoss& call, const KlScratch& scratch) {
+    launch("indexer_score", score,
+           {.blocks = call.T,
+            .threads = threads,
+            .shared_bytes = sizeof(Shared),
+            .stream = call.stream,
+            .blocks_y = blocks_for(call.n, keys_each)},
+           call, Candidates{scratch.kept, call.T, call.S, call.n}, scratch.d_scores);
+}
+
+void kl_gradients_level_2(const IndexerKlLoss& call, const KlScratch& scratch) {
+    Launch how{.blocks = call.T, .threads = threads, .shared_bytes = sizeof(Shared), .stream = call.stream};
+    how.blocks_y = blocks_for(call.H_I, heads_each);
+    launch("gradient_of_heads", gradient_of_heads, how, call, Candidates{scratch.kept, call.T, call.S, call.n},
+           scratch.d_scores, scratch.factor);
+    if (call.indices != nullptr) return gradient_of_keys_one_block_each(call, scratch);
+    const std::int64_t pieces = kl_pieces_of_queries(call);
+    float* parts = pieces > 1 ? scratch.dk_parts : call.dk;
+    how.blocks = blocks_for(call.S, keys_each);
+    how.blocks_y = pieces;
+    launch("gradient_of_keys", gradient_of_keys, how, call, scratch.d_scores, scratch.factor, parts,
+           blocks_for(call.T, pieces));
+    if (pieces > 1) add_pieces(parts, call.dk, pieces, call.S * call.D_I, call.stream);
 }
 
 void indexer_kl_loss_level_2(const IndexerKlLoss& call) {
@@ -217,17 +249,9 @@ void indexer_kl_loss_level_2(const IndexerKlLoss& call) {
         mark_selectors(scratch.kept, scratch.bits, call.T, call.n, call.S, call.stream);
     }
     if (call.p == nullptr) attention_target_level_2(scratch.target);
-    const Candidates candidates{scratch.kept, call.T, call.S, call.n};
-    Launch how{.blocks = call.T, .threads = threads, .shared_bytes = sizeof(Shared), .stream = call.stream};
-    how.blocks_y = blocks_for(call.n, keys_each);
-    launch("indexer_score", score, how, call, candidates, scratch.d_scores);
+    kl_scores_level_2(call, scratch);
     loss_of_scores(call, scratch);
-    how.blocks_y = blocks_for(call.H_I, heads_each);
-    launch("gradient_of_heads", gradient_of_heads, how, call, candidates, scratch.d_scores, scratch.factor);
-    if (call.indices != nullptr) return gradient_of_keys_one_block_each(call, scratch);
-    how.blocks = blocks_for(call.S, keys_each);
-    how.blocks_y = 1;
-    launch("gradient_of_keys", gradient_of_keys, how, call, scratch.d_scores, scratch.factor);
+    kl_gradients_level_2(call, scratch);
 }
 
 }  // namespace dsa

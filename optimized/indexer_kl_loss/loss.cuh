@@ -36,7 +36,8 @@ static __global__ void __launch_bounds__(threads)
             row[i] = 0.0F;
             continue;
         }
-        if (target[i] > 0.0F) loss += target[i] * (logf(target[i]) - (score - lse));  // 0 log 0 is 0
+        // 0 log 0 is 0; a NaN is no 0.
+        if (!(target[i] <= 0.0F)) loss += target[i] * (logf(target[i]) - (score - lse));
         row[i] = expf(score - maximum) / sum - target[i];
     }
     loss = over_block(loss, memory.sums, Sum());

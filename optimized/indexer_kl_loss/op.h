@@ -30,6 +30,14 @@ struct IndexerKlLoss {
 
 std::int64_t indexer_kl_loss_workspace(const IndexerKlLoss& call);
 
+// For a layer that needs the scores for itself: `indexer_kl_loss` in its three parts. indices is null, p is given.
+// scores: [T, S], -inf behind the query; a position may be taken out by -inf before the loss is computed, which needs
+// call.p and makes dL/dI of them, before the factor; the gradients need that. factor: [1].
+void indexer_kl_scores(const IndexerKlLoss& call, float* scores, int level);
+void indexer_kl_loss_of_scores(const IndexerKlLoss& call, float* scores, float* factor);
+void indexer_kl_gradients(const IndexerKlLoss& call, const float* d_scores, const float* factor, int level);
+std::int64_t indexer_kl_parts_workspace(const IndexerKlLoss& call);  // which each of them uses
+
 void indexer_kl_loss_level_1(const IndexerKlLoss& call);
 void indexer_kl_loss_level_2(const IndexerKlLoss& call);
 std::string indexer_kl_loss_level_2_declines(const IndexerKlLoss& call);

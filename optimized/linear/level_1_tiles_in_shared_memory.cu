@@ -20,6 +20,7 @@ struct Shared {
 __device__ float x_at(const Linear& call, std::int64_t h, std::int64_t row, std::int64_t k) {
     const std::int64_t from = x_row_of(call, row);
     const std::int64_t at = h * call.x_head + from * call.x_row + k;
+    if (call.x_float32 != nullptr) return call.x_float32[at];
     if (call.x != nullptr) return to_float(call.x[at]);
     return to_float(call.x_e4m3[at]) * x_scale_of(call, from, k);
 }

@@ -184,7 +184,7 @@ bool whole_pieces(const void* first, std::initializer_list<std::int64_t> counts,
 }  // namespace
 
 std::string linear_level_2_declines(const Linear& call) {
-    if (call.w_float32 != nullptr) return "the tensor cores round float32 numbers";
+    if (call.w_float32 != nullptr || call.x_float32 != nullptr) return "the tensor cores round float32 numbers";
     const bool is_e4m3 = call.w_e4m3 != nullptr;
     const int numbers = is_e4m3 ? in_piece<e4m3> : in_piece<bf16>;
     const void* x = is_e4m3 ? static_cast<const void*>(call.x_e4m3) : call.x;

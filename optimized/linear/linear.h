@@ -15,7 +15,7 @@ namespace dsa {
 // and n of y are side by side. W[h][k][n] lies at h w_head + k w_k + n w_n, so that W_uk [R_kv, H, d_nope] transposed
 // is w_head = d_nope, w_k = 1, w_n = H d_nope.
 struct Linear {
-    const bf16* x;         // rows x_row apart; null where x_e4m3 is given
+    const bf16* x;         // rows x_row apart; null where x_e4m3 or x_float32 is given
     const e4m3* x_e4m3;    // quantised, as FP8 weights ask it
     const float* x_scale;  // of x_e4m3: one number for min(K, 128) numbers of a row, [row, ceil(K / 128)]
     std::int64_t x_row, x_head;
@@ -38,6 +38,7 @@ struct Linear {
     const std::int32_t* first_row = nullptr;  // [heads + 1]
     const std::int32_t* row_of = nullptr;
     Stream stream = nullptr;
+    const float* x_float32 = nullptr;  // a gradient that is kept so, say of logits: level 1
 };
 
 void linear_level_1(const Linear& call);

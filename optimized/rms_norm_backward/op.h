@@ -20,6 +20,8 @@ struct RmsNormBackward {
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
+    // [T, D], added to dx before it is stored: the residual stream's gradient. Or null.
+    const bf16* residual = nullptr;
 };
 
 void rms_norm_backward_level_1(const RmsNormBackward& call);

@@ -32,7 +32,8 @@ static __global__ void __launch_bounds__(threads) gradient_of_row(RmsNormBackwar
     const float along = product_sum * inverse / D;  // mean(g n)
     for (std::int64_t i = threadIdx.x; i < call.D; i += threads) {
         const float n = to_float(x[i]) * inverse;
-        call.dx[t * call.D + i] = to_bf16((to_float(dy[i]) * call.weight[i] - n * along) * inverse);
+        const float beside = call.residual == nullptr ? 0.0F : to_float(call.residual[t * call.D + i]);
+        call.dx[t * call.D + i] = to_bf16(beside + (to_float(dy[i]) * call.weight[i] - n * along) * inverse);
     }
     if (threadIdx.x == 0) inverse_rms[t] = inverse;
 }

@@ -5,8 +5,12 @@ namespace {
 
 thread_local dsa_listener listener = nullptr;  // of this thread's calls
 thread_local void* listener_self = nullptr;
+thread_local std::string scope;  // what their names begin with
 
 }  // namespace
+
+StageScope::StageScope(const std::string& prefix) : before_(scope) { scope += prefix; }
+StageScope::~StageScope() { scope = before_; }
 
 bool somebody_listens() { return listener != nullptr; }
 
@@ -19,7 +23,7 @@ void detail::show(const char* name, const void* data, dsa_dtype dtype, std::init
         tensor.stride[i] = stride;
         stride *= tensor.shape[i];
     }
-    listener(listener_self, name, &tensor, stream);
+    listener(listener_self, (scope + name).c_str(), &tensor, stream);
 }
 
 }  // namespace dsa

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <string>
 
 #include "golden/dsa.h"
 #include "optimized/support/arguments.h"
@@ -10,6 +11,18 @@
 namespace dsa {
 
 bool somebody_listens();
+
+// While it is alive, stages of this thread are shown under names that begin with `prefix`: "layer_3.".
+class StageScope {
+   public:
+    explicit StageScope(const std::string& prefix);
+    ~StageScope();
+    StageScope(const StageScope&) = delete;
+    StageScope& operator=(const StageScope&) = delete;
+
+   private:
+    std::string before_;
+};
 
 namespace detail {
 void show(const char* name, const void* data, dsa_dtype dtype, std::initializer_list<std::int64_t> shape,

@@ -17,6 +17,10 @@ struct Shared {
     float dy[tile][tile + 1];  // [row, n]
 };
 
+__device__ float dy_at(const WeightGradient& call, std::int64_t at) {
+    return call.dy_float32 != nullptr ? call.dy_float32[at] : to_float(call.dy[at]);
+}
+
 __global__ void __launch_bounds__(threads) weight_gradient_tile(__grid_constant__ const WeightGradient call) {
     Shared& memory = shared<Shared>();
     const std::int64_t h = blockIdx.z;
@@ -35,7 +39,7 @@ __global__ void __launch_bounds__(threads) weight_gradient_tile(__grid_constant_
             const bool is_here = row < end;
             const std::int64_t from = is_here && call.row_of != nullptr ? call.row_of[row] : row;
             memory.x[i / tile][i % tile] = is_here && m < call.M ? to_float(call.x[from * call.M + m]) : 0.0F;
-            memory.dy[i / tile][i % tile] = is_here && n < call.N ? to_float(call.dy[row * call.N + n]) : 0.0F;
+            memory.dy[i / tile][i % tile] = is_here && n < call.N ? dy_at(call, row * call.N + n) : 0.0F;
         }
         __syncthreads();
         for (int k = 0; k < tile; ++k)

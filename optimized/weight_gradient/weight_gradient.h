@@ -12,7 +12,7 @@ namespace dsa {
 // y[h] [M, N] = sum over the rows r of matrix h of x[row_of[r]]^T dy[r].
 struct WeightGradient {
     const bf16* x;   // rows of M numbers
-    const bf16* dy;  // [rows, N]
+    const bf16* dy;  // [rows, N]; null where dy_float32 is given
     float* y;        // [heads, M, N]
     std::int64_t rows, M, N;
     std::int64_t heads = 1;
@@ -21,14 +21,15 @@ struct WeightGradient {
     const std::int32_t* first_row = nullptr;  // [heads + 1]
     const std::int32_t* row_of = nullptr;
     Stream stream = nullptr;
+    const float* dy_float32 = nullptr;  // level 1, since the tensor cores would round it
 };
 
 void weight_gradient_level_1(const WeightGradient& call);
 void weight_gradient_level_2(const WeightGradient& call);
 
-// At `level`, or at the highest that there is.
+// At `level`, or at the highest below that takes the call.
 inline void weight_gradient(const WeightGradient& call, int level) {
-    level >= 2 ? weight_gradient_level_2(call) : weight_gradient_level_1(call);
+    level >= 2 && call.dy_float32 == nullptr ? weight_gradient_level_2(call) : weight_gradient_level_1(call);
 }
 
 }  // namespace dsa

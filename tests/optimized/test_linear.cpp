@@ -37,6 +37,7 @@ std::vector<float> positive(std::int64_t count) {
     return numbers;
 }
 
+void point_to(Linear& call, const std::vector<float>& x) { call.x_float32 = x.data(); }
 void point_to(Linear& call, const std::vector<bf16>& x) { call.x = x.data(); }
 void point_to(Linear& call, const std::vector<e4m3>& x) { call.x_e4m3 = x.data(); }
 void point_to_w(Linear& call, const std::vector<bf16>& w) { call.w = w.data(); }
@@ -174,6 +175,15 @@ TEST_CASE("few rows, whose sums over k blocks of a cluster share; x in boxes of 
         check<bf16, bf16>(3, {6, 136, 200, 7, transposed, true});
         check<bf16, bf16>(3, {40, 136, 72, 3, transposed, true});
     }
+}
+
+TEST_CASE("float32 rows, as the gradient of logits, against a matrix that is turned") {
+    check<float, bf16>(1, {35, 70, 40, 1, true, false});
+    Linear call = packed_linear(nullptr, nullptr, nullptr, 1, 32, 40, nullptr);
+    const float x = 0.0F;
+    call.x_float32 = &x;
+    CHECK(linear_level_2_declines(call) == "the tensor cores round float32 numbers");
+    CHECK(linear_level_3_declines(call) == "the tensor cores round float32 numbers");
 }
 
 TEST_CASE("float32 weights") { check<bf16, float>(1, {5, 128, 96, 1, false, false}); }

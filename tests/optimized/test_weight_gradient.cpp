@@ -59,3 +59,25 @@ TEST_CASE("x^T dy of groups of tokens, at both levels") {
             CHECK(wrong == 0);
         }
 }
+
+TEST_CASE("x^T dy of float32 dy, which no level rounds") {
+    constexpr std::int64_t tokens = 35, M = 33, N = 19;
+    std::vector<bf16> x;
+    std::vector<float> dy;
+    for (std::int64_t i = 0; i < tokens * M; ++i) x.push_back(number(i, 3));
+    for (std::int64_t i = 0; i < tokens * N; ++i) dy.push_back(value(number(i, 5)) + 0x1p-12F);  // no bf16 number
+    for (const int level : {1, 2}) {
+        std::vector<float> y(M * N, -1.0F);
+        WeightGradient call{.x = x.data(), .dy = nullptr, .y = y.data(), .rows = tokens, .M = M, .N = N};
+        call.dy_float32 = dy.data();
+        weight_gradient(call, level);
+        int wrong = 0;
+        for (std::int64_t m = 0; m < M; ++m)
+            for (std::int64_t n = 0; n < N; ++n) {
+                float sum = 0.0F;  // exact: whole numbers, and whole multiples of 2^-12
+                for (std::int64_t r = 0; r < tokens; ++r) sum += value(x[r * M + m]) * dy[r * N + n];
+                wrong += y[m * N + n] == sum ? 0 : 1;
+            }
+        CHECK(wrong == 0);
+    }
+}
