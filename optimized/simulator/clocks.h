@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -15,7 +16,21 @@ using Agent = std::uint32_t;
 using Clock = std::uint32_t;
 
 // By agent: all its deeds up to this clock. Agents beyond the end: nothing.
-using Clocks = std::vector<Clock>;
+class Clocks : public std::vector<Clock> {
+   public:
+    Clocks() = default;
+    Clocks(const Clocks& other) : std::vector<Clock>(other) {}
+    Clocks& operator=(const Clocks&) = delete;
+    // No two have the same, also of those that are no more.
+    std::uint64_t serial() const { return serial_; }
+
+   private:
+    static std::uint64_t next() {
+        static std::atomic<std::uint64_t> last{0};
+        return last.fetch_add(1, std::memory_order_relaxed) + 1;
+    }
+    std::uint64_t serial_ = next();
+};
 // Shared by all who learned the same, and never changed; nullptr: nothing.
 using Knowledge = std::shared_ptr<const Clocks>;
 
@@ -27,6 +42,15 @@ inline void take_larger(Clocks& of, const Knowledge& other) {
     if (other == nullptr) return;
     if (of.size() < other->size()) of.resize(other->size());
     for (std::size_t i = 0; i < other->size(); ++i) of[i] = std::max(of[i], (*other)[i]);
+}
+
+// Whether who knows `more` learns nothing from `less`.
+inline bool contains(const Clocks& more, const Clocks& less) {
+    const std::size_t shared = std::min(more.size(), less.size());
+    bool any_later = false;  // no early end: so it is done by vectors
+    for (std::size_t i = 0; i < shared; ++i) any_later |= less[i] > more[i];
+    return !any_later && std::all_of(less.begin() + static_cast<std::ptrdiff_t>(shared), less.end(),
+                                     [](Clock clock) { return clock == 0; });
 }
 
 // What several agents knew and did, put together when somebody asks.
@@ -59,12 +83,17 @@ class Joined {
         if (known == nullptr || std::find(parts_.begin(), parts_.end(), known) != parts_.end()) return sum;
         // Lanes that knew the same learn the same.
         if (known == last_asked_ && sum == last_sum_) return last_answer_;
-        auto both = std::make_shared<Clocks>(*known);
-        take_larger(*both, sum);
         last_asked_ = known;
         last_sum_ = sum;
+        // Where one of the two is all there is, no third comes to be: who knows the same has the same.
+        if (contains(*sum, *known)) return last_answer_ = sum;
+        if (contains(*known, *sum)) return last_answer_ = known;
+        auto both = std::make_shared<Clocks>(*known);
+        take_larger(*both, sum);
         return last_answer_ = std::move(both);
     }
+
+    bool is_empty() const { return parts_.empty() && deeds_.empty(); }
 
     // Nothing was added; the memory stays for the next ones.
     void clear() {

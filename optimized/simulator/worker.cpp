@@ -45,7 +45,7 @@ void Worker::grid_begins() {
     lists_.clear();
 }
 
-Agent Worker::agent_of(const Thread& thread) const {
+inline Agent Worker::agent_of(const Thread& thread) const {
     return thread.block->rank() * static_cast<Agent>(thread.block->threads().size()) + thread.number;
 }
 
@@ -85,7 +85,7 @@ void Worker::takes_turn(const Thread& thread) {
     ++turn_;
 }
 
-Actor Worker::actor_of(const Thread& thread) {
+inline Actor Worker::actor_of(const Thread& thread) {
     const ThreadState& own = state(thread);
     return {agent_of(thread), own.clock, false, own.known.get(), nullptr};
 }
@@ -251,6 +251,7 @@ Operation Worker::begins(const Thread& by, Proxy through, const char* what, Wher
     slot.site = site_of(what, where);
     slot.before.clear();
     slot.fenced_before.clear();
+    for (Joined& after : slot.after) after.clear();
     begins_also(number, by);
     return number;
 }
@@ -277,11 +278,13 @@ void Worker::release(Operation operation, Round to) {
 void Worker::acquire(const Thread& by, Operation operation, Part part) {
     ThreadState& own = state(by);
     Slot& slot = slots_[operation];
-    Joined done;
-    done.add(slot.before.all());
-    done.add(slot.reads, slot.clock);
-    if (part == Part::all) done.add(slot.writes, slot.clock);
-    own.known = done.learned_by(own.known);
+    Joined& after = slot.after[part == Part::all ? 1 : 0];
+    if (after.is_empty()) {
+        after.add(slot.before.all());
+        after.add(slot.reads, slot.clock);
+        if (part == Part::all) after.add(slot.writes, slot.clock);
+    }
+    own.known = after.learned_by(own.known);
     ++turn_;
 }
 
