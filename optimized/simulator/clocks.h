@@ -44,6 +44,24 @@ inline void take_larger(Clocks& of, const Knowledge& other) {
     for (std::size_t i = 0; i < other->size(); ++i) of[i] = std::max(of[i], (*other)[i]);
 }
 
+using Deeds = std::vector<std::pair<Agent, Clock>>;
+
+// What somebody knows, not put together: all of `clocks`, and of each agent of `deeds` all up to a clock.
+struct View {
+    const Clocks* clocks = nullptr;
+    const Deeds* deeds = nullptr;
+
+    bool covers(Agent agent, Clock clock) const {
+        if (clocks != nullptr && agent < clocks->size() && (*clocks)[agent] >= clock) return true;
+        if (deeds == nullptr || deeds->empty()) return false;
+        // A warp's lanes come one after the other.
+        const std::size_t at = std::size_t{agent} - deeds->front().first;
+        if (at < deeds->size() && (*deeds)[at].first == agent) return (*deeds)[at].second >= clock;
+        return std::any_of(deeds->begin(), deeds->end(),
+                           [&](const auto& deed) { return deed.first == agent && deed.second >= clock; });
+    }
+};
+
 // Whether who knows `more` learns nothing from `less`.
 inline bool contains(const Clocks& more, const Clocks& less) {
     const std::size_t shared = std::min(more.size(), less.size());
@@ -64,6 +82,16 @@ class Joined {
     void add(Agent agent, Clock clock) {
         deeds_.emplace_back(agent, clock);
         all_ = nullptr;
+    }
+    // The parts, not what they come to: operations of one thread have most of them in common.
+    void add(const Joined& other) {
+        for (const Knowledge& part : other.parts_) add(part);
+        deeds_.insert(deeds_.end(), other.deeds_.begin(), other.deeds_.end());
+        all_ = nullptr;
+    }
+    View view() {
+        if (parts_.size() > 1) return {all().get(), nullptr};
+        return {parts_.empty() ? nullptr : parts_[0].get(), &deeds_};
     }
     const Knowledge& all() {
         if (all_ != nullptr || (parts_.empty() && deeds_.empty())) return all_;
@@ -104,7 +132,7 @@ class Joined {
 
    private:
     std::vector<Knowledge> parts_;
-    std::vector<std::pair<Agent, Clock>> deeds_;
+    Deeds deeds_;
     Knowledge all_;
     Knowledge last_asked_, last_sum_, last_answer_;
 };

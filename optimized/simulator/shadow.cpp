@@ -12,14 +12,13 @@ inline bool is_known(Deed before, const Clocks* known) {
 }
 
 inline bool is_ordered(Deed before, const Actor& actor) {
-    return before.agent() == actor.agent || is_known(before, actor.known);
+    return before.agent() == actor.agent || actor.known.covers(before.agent(), before.clock());
 }
 
 // A generic write is before an asynchronous access only if a fence lies between.
 bool is_fenced(Deed before, const Actor& actor) {
     if (!actor.async || before.async()) return true;
-    const Agent agent = before.agent();
-    return actor.fenced != nullptr && agent < actor.fenced->size() && (*actor.fenced)[agent] >= before.clock();
+    return actor.fenced.covers(before.agent(), before.clock());
 }
 
 // What clusters before this one left in the cell.
@@ -86,15 +85,16 @@ Finding against_readers(const Cell& cell, unsigned bytes, Access access, const A
     Lists::List& list = lists[cell.list];
     if (!(conflicts(access, false) && list.reads) && !(conflicts(access, true) && list.atomics)) return {};
     // All threads that left one barrier know the same: the list is looked through for the first of them.
-    if (actor.known != nullptr && actor.known->serial() == list.known_by) return {};
+    const Clocks* known = actor.known.clocks;
+    if (known != nullptr && known->serial() == list.known_by) return {};
     bool all_known = true;
     for (const Seen& seen : list.all) {
-        if (is_known(seen.deed, actor.known)) continue;
+        if (is_known(seen.deed, known)) continue;
         all_known = false;
         if (is_race(seen.deed, seen.bytes))
             return {kind_of(seen.deed), seen.deed, static_cast<unsigned>(std::countr_zero(seen.bytes & bytes))};
     }
-    if (all_known && actor.known != nullptr) list.known_by = actor.known->serial();
+    if (all_known && known != nullptr) list.known_by = known->serial();
     return {};
 }
 

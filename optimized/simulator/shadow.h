@@ -98,8 +98,8 @@ struct Actor {
     Agent agent = 0;
     Clock clock = 0;
     bool async = false;
-    const Clocks* known = nullptr;
-    const Clocks* fenced = nullptr;  // what a fence.proxy.async has made known to the asynchronous proxy
+    View known;
+    View fenced;  // what a fence.proxy.async has made known to the asynchronous proxy
 };
 
 enum class Kind : std::uint8_t { none, unwritten, beyond, write_write, read_write, write_read, no_fence };

@@ -87,7 +87,7 @@ void Worker::takes_turn(const Thread& thread) {
 
 inline Actor Worker::actor_of(const Thread& thread) {
     const ThreadState& own = state(thread);
-    return {agent_of(thread), own.clock, false, own.known.get(), nullptr};
+    return {agent_of(thread), own.clock, false, {own.known.get(), nullptr}, {}};
 }
 
 void Worker::access(const void* bytes, std::size_t count, Access access, const void* return_address) {
@@ -117,7 +117,7 @@ void Worker::access(Operation operation, const void* bytes, std::size_t count, A
     ++turn_;
     Slot& slot = slots_[operation];
     const Agent agent = access == Access::read ? slot.reads : slot.writes;
-    const Actor actor{agent, slot.clock, slot.async, slot.before.all().get(), slot.fenced_before.all().get()};
+    const Actor actor{agent, slot.clock, slot.async, slot.before.view(), slot.fenced_before.view()};
     touch(actor, Deed(agent, slot.clock, false, slot.async, slot.site), bytes, count, access);
 }
 
@@ -270,7 +270,7 @@ void Worker::begins_also(Operation operation, const Thread& by) {
 void Worker::release(Operation operation, Round to) {
     Slot& slot = slots_[operation];
     RoundState& state = round(to);
-    state.known.add(slot.before.all());
+    state.known.add(slot.before);
     state.known.add(slot.reads, slot.clock);
     state.known.add(slot.writes, slot.clock);
 }
@@ -280,7 +280,7 @@ void Worker::acquire(const Thread& by, Operation operation, Part part) {
     Slot& slot = slots_[operation];
     Joined& after = slot.after[part == Part::all ? 1 : 0];
     if (after.is_empty()) {
-        after.add(slot.before.all());
+        after.add(slot.before);
         after.add(slot.reads, slot.clock);
         if (part == Part::all) after.add(slot.writes, slot.clock);
     }
