@@ -1,5 +1,6 @@
 #include "optimized/simulator/block.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <sstream>
@@ -89,14 +90,15 @@ void Block::complete(Barrier& barrier) {
         order().acquire(*thread, {&barrier, barrier.round});
         if (thread != &this_thread()) cluster_.schedule.wake(*thread);
     }
-    const std::uint64_t next = barrier.round + 1;
-    barrier = Barrier{};
-    barrier.round = next;
+    barrier.arrived = barrier.count = 0;
+    ++barrier.round;
+    barrier.waiting.clear();
+    std::fill(barrier.lanes.begin(), barrier.lanes.end(), 0U);
 }
 
 void Block::check_whole_warps(const Barrier& barrier, unsigned number, Where where) const {
-    for (const auto& [warp, lanes] : barrier.lanes)
-        if (lanes != 0xffffffffU)
+    for (std::size_t warp = 0; warp < barrier.lanes.size(); ++warp)
+        if (const std::uint32_t lanes = barrier.lanes[warp]; lanes != 0 && lanes != 0xffffffffU)
             throw Fault(place(where) + "barrier " + std::to_string(number) + " is complete with " +
                         std::to_string(std::popcount(lanes)) + " lanes of warp " + std::to_string(warp) +
                         " only: all lanes of a warp must come to it");
@@ -112,6 +114,7 @@ void Block::named_barrier(unsigned number, unsigned count, bool waits, Where whe
     if (number == 0 && all_.arrived > 0)
         throw Fault(place(where) + "barrier 0 is in use by __syncthreads: take one of 1 to 15");
     Barrier& b = barriers_[number];
+    b.lanes.resize(gone_.size());
     if (b.arrived > 0 && b.count != count)
         throw Fault(place(where) + name + " is of " + std::to_string(b.count) +
                     " threads to those who came, and of " + std::to_string(count) + " to this one");

@@ -71,7 +71,7 @@ class Block {
         unsigned count = 0;
         std::uint64_t round = 0;
         std::vector<Thread*> waiting;
-        std::map<unsigned, std::uint32_t> lanes;  // who has come, by warp
+        std::vector<std::uint32_t> lanes;  // who has come, by warp
     };
     struct Exchange {
         std::uint32_t arrived = 0;

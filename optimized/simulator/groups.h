@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -43,7 +42,7 @@ class Groups {
     }
     // Those that wait_group has waited for.
     void forget_but_the_last(std::size_t kept) {
-        while (closed_.size() > kept) closed_.pop_front();
+        if (closed_.size() > kept) closed_.erase(closed_.begin(), closed_.end() - static_cast<std::ptrdiff_t>(kept));
     }
     std::vector<Ticket> all() const {
         std::vector<Ticket> tickets = but_the_last(0);
@@ -53,7 +52,7 @@ class Groups {
 
    private:
     std::vector<Ticket> open_;
-    std::deque<std::vector<Ticket>> closed_;
+    std::vector<std::vector<Ticket>> closed_;
 };
 
 }  // namespace dsa::simulator

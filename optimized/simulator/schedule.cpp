@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <mutex>
 #include <new>
 
 #include "optimized/simulator/order.h"
@@ -18,13 +19,15 @@ namespace {
 
 constexpr std::size_t guard_bytes = 4096;  // below a stack: running over its end stops at once
 
-thread_local Thread* current = nullptr;
-thread_local Schedule* running = nullptr;
+// Asked for at every turn: not by a call, as the variables of a library would be.
+thread_local Thread* current __attribute__((tls_model("initial-exec"))) = nullptr;
+thread_local Schedule* running __attribute__((tls_model("initial-exec"))) = nullptr;
 
-// Stacks are kept for the next block.
+// Stacks are kept for the next block, also from grid to grid, each of which has new threads of the operating system.
 class Stacks {
    public:
     void* take() {
+        const std::lock_guard lock(mutex_);
         if (!free_.empty()) {
             void* stack = free_.back();
             free_.pop_back();
@@ -39,15 +42,19 @@ class Stacks {
         mprotect(memory, guard_bytes, PROT_NONE);
         return static_cast<std::byte*>(memory) + guard_bytes;
     }
-    void give_back(void* stack) { free_.push_back(stack); }
+    void give_back(const std::vector<void*>& stacks) {
+        const std::lock_guard lock(mutex_);
+        free_.insert(free_.end(), stacks.begin(), stacks.end());
+    }
     ~Stacks() {
         for (void* stack : free_) munmap(static_cast<std::byte*>(stack) - guard_bytes, stack_bytes + guard_bytes);
     }
 
    private:
+    std::mutex mutex_;
     std::vector<void*> free_;
 };
-thread_local Stacks stacks;
+Stacks stacks;
 
 // AddressSanitizer follows which stack is in use.
 void leaving_for([[maybe_unused]] void** own, [[maybe_unused]] const void* bottom,
@@ -71,9 +78,7 @@ const Thread* thread_at_work() { return current; }
 Schedule::Schedule(Host& host, std::uint64_t seed)
     : host_(host), random_(static_cast<std::uint32_t>(seed ^ (seed >> 32)) | 1U) {}
 
-Schedule::~Schedule() {
-    for (void* stack : own_stacks_) stacks.give_back(stack);
-}
+Schedule::~Schedule() { stacks.give_back(own_stacks_); }
 
 void Schedule::add(Thread& thread) {
     thread.stack_ = stacks.take();

@@ -1,21 +1,24 @@
 #include "optimized/simulator/shadow.h"
 
+#include <algorithm>
 #include <bit>
 
 namespace dsa::simulator {
 namespace {
 
-bool is_ordered(Deed before, const Actor& actor) {
+inline bool is_known(Deed before, const Clocks* known) {
     const Agent agent = before.agent();
-    if (agent == actor.agent) return true;
-    return actor.known != nullptr && agent < actor.known->size() && (*actor.known)[agent] >= before.clock();
+    return known != nullptr && agent < known->size() && (*known)[agent] >= before.clock();
+}
+
+inline bool is_ordered(Deed before, const Actor& actor) {
+    return before.agent() == actor.agent || actor.known.covers(before.agent(), before.clock());
 }
 
 // A generic write is before an asynchronous access only if a fence lies between.
 bool is_fenced(Deed before, const Actor& actor) {
     if (!actor.async || before.async()) return true;
-    const Agent agent = before.agent();
-    return actor.fenced != nullptr && agent < actor.fenced->size() && (*actor.fenced)[agent] >= before.clock();
+    return actor.fenced.covers(before.agent(), before.clock());
 }
 
 // What clusters before this one left in the cell.
@@ -31,7 +34,7 @@ void put_aside_the_old(Cell& cell, Era era, Lists& lists) {
         cell.seen_bytes[i] = 0;
     }
     if (cell.list == 0) return;
-    for (const Seen& seen : lists[cell.list]) put_aside(seen.deed, seen.bytes);
+    for (const Seen& seen : lists[cell.list].all) put_aside(seen.deed, seen.bytes);
     lists.give_back(cell.list);
     cell.list = 0;
 }
@@ -63,7 +66,7 @@ bool conflicts(Access access, bool with_atomic) {
     return access == Access::write || (access == Access::read) == with_atomic;
 }
 
-Finding against_readers(const Cell& cell, unsigned bytes, Access access, const Actor& actor, const Lists& lists) {
+Finding against_readers(const Cell& cell, unsigned bytes, Access access, const Actor& actor, Lists& lists) {
     const auto kind_of = [&](Deed before) {
         return access == Access::read ? Kind::write_read : before.atomic() ? Kind::write_write : Kind::read_write;
     };
@@ -78,10 +81,20 @@ Finding against_readers(const Cell& cell, unsigned bytes, Access access, const A
         if (is_race(cell.seen[i], cell.seen_bytes[i]))
             return {kind_of(cell.seen[i]), cell.seen[i],
                     static_cast<unsigned>(std::countr_zero(cell.seen_bytes[i] & bytes))};
-    if (cell.list == 0 || (access == Access::read && (cell.list & Lists::has_atomics) == 0)) return {};
-    for (const Seen& seen : lists[cell.list])
+    if (cell.list == 0) return {};
+    Lists::List& list = lists[cell.list];
+    if (!(conflicts(access, false) && list.reads) && !(conflicts(access, true) && list.atomics)) return {};
+    // All threads that left one barrier know the same: the list is looked through for the first of them.
+    const Clocks* known = actor.known.clocks;
+    if (known != nullptr && known->serial() == list.known_by) return {};
+    bool all_known = true;
+    for (const Seen& seen : list.all) {
+        if (is_known(seen.deed, known)) continue;
+        all_known = false;
         if (is_race(seen.deed, seen.bytes))
             return {kind_of(seen.deed), seen.deed, static_cast<unsigned>(std::countr_zero(seen.bytes & bytes))};
+    }
+    if (all_known && known != nullptr) list.known_by = known->serial();
     return {};
 }
 
@@ -90,10 +103,26 @@ bool replaces(Deed deed, unsigned bytes, Deed old, unsigned old_bytes, const Act
     return deed.atomic() == old.atomic() && (old_bytes & ~bytes) == 0 && is_ordered(old, actor);
 }
 
+// Forgets what need not be remembered beside the new one, and what is there twice.
+void tidy(Lists::List& list, unsigned bytes, Deed deed, const Actor& actor) {
+    std::vector<Seen>& all = list.all;
+    std::erase_if(all, [&](const Seen& old) { return replaces(deed, bytes, old.deed, old.bytes, actor); });
+    std::sort(all.begin(), all.end(), [](const Seen& a, const Seen& b) { return a.deed.precedes(b.deed); });
+    std::size_t kept = 0;
+    for (const Seen& seen : all) {
+        if (kept > 0 && all[kept - 1].deed.is_of(seen.deed))
+            all[kept - 1].bytes |= seen.bytes;
+        else
+            all[kept++] = seen;
+    }
+    all.resize(kept);
+    list.tidy_at = std::max<std::size_t>(32, 2 * kept);
+}
+
 void remember(Cell& cell, unsigned bytes, Deed deed, const Actor& actor, Lists& lists) {
     for (unsigned i = 0; i < 2; ++i) {
         const Deed old = cell.seen[i];
-        if (old.agent() == deed.agent() && old.clock() == deed.clock() && old.atomic() == deed.atomic()) {
+        if (old.is_of(deed)) {
             cell.seen_bytes[i] |= static_cast<std::uint8_t>(bytes);
             return;
         }
@@ -104,12 +133,11 @@ void remember(Cell& cell, unsigned bytes, Deed deed, const Actor& actor, Lists& 
         }
     }
     if (cell.list == 0) cell.list = lists.take();
-    std::vector<Seen>& list = lists[cell.list];
-    // A list that grows is looked through for what need not be remembered: at 32, 64, 128, ...
-    if (list.size() >= 32 && std::has_single_bit(list.size()))
-        std::erase_if(list, [&](const Seen& old) { return replaces(deed, bytes, old.deed, old.bytes, actor); });
-    list.push_back({deed, bytes});
-    if (deed.atomic()) cell.list |= Lists::has_atomics;
+    Lists::List& list = lists[cell.list];
+    if (list.all.size() >= list.tidy_at) tidy(list, bytes, deed, actor);
+    list.all.push_back({deed, bytes});
+    (deed.atomic() ? list.atomics : list.reads) = true;
+    list.known_by = 0;
 }
 
 // Who comes after this write comes after those readers too.
@@ -121,7 +149,7 @@ void forget_readers(Cell& cell, unsigned bytes, Lists& lists) {
         cell.seen_bytes[1] = 0;
     }
     if (cell.list == 0) return;
-    std::vector<Seen>& list = lists[cell.list];
+    std::vector<Seen>& list = lists[cell.list].all;
     for (Seen& seen : list) seen.bytes &= ~bytes;
     std::erase_if(list, [](const Seen& seen) { return seen.bytes == 0; });
     if (cell.seen_bytes[0] == 0 && !list.empty()) {
@@ -146,7 +174,7 @@ struct Summary {
         }
         for (unsigned i = 0; i < 2; ++i) add(cell.seen[i], cell.seen_bytes[i]);
         if (cell.list != 0)
-            for (const Seen& seen : lists[cell.list]) add(seen.deed, seen.bytes);
+            for (const Seen& seen : lists[cell.list].all) add(seen.deed, seen.bytes);
         add_foreign(cell.foreign, cell.foreign_reads, reads, read);
         add_foreign(cell.foreign, cell.foreign_atomics, atomics, atomic);
     }
@@ -165,6 +193,9 @@ struct Summary {
 Deed off_limits() { return {Deed::most_agents - 1, Deed::last_clock, true, true, 0}; }
 
 Finding visit(Cell& cell, unsigned bytes, Access access, const Actor& actor, Deed deed, Era era, Lists& lists) {
+    // What the actor has read at this clock, and nobody has written since, he may read again: a write would have
+    // forgotten him.
+    if (access == Access::read && (cell.seen_bytes[0] & bytes) == bytes && cell.seen[0].is_of(deed)) return {};
     if (cell.seen_bytes[0] != 0 && cell.seen[0].clock() <= era.start) put_aside_the_old(cell, era, lists);
     if (const Finding found = against_writers(cell, bytes, access, actor, era); found.kind != Kind::none)
         return found;

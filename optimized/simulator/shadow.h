@@ -28,6 +28,10 @@ class Deed {
     bool atomic() const { return (bits_ >> 21 & 1U) != 0; }
     bool async() const { return (bits_ >> 20 & 1U) != 0; }  // through the asynchronous proxy
     Site site() const { return static_cast<Site>(bits_ & most_sites); }
+    // The same but for the place in the source.
+    bool is_of(Deed other) const { return ((bits_ ^ other.bits_) >> site_bits) == 0; }
+    // Any order of all, in which those that differ in the place only are neighbours.
+    bool precedes(Deed other) const { return bits_ < other.bits_; }
     bool is_nobody() const { return bits_ == 0; }
     bool operator==(const Deed&) const = default;
 
@@ -43,8 +47,12 @@ struct Seen {
 // Lists of readers, for cells that more than two unordered agents have read.
 class Lists {
    public:
-    // In a list's name: it holds atomic updates too. Without it a read need not look through the list.
-    static constexpr std::uint32_t has_atomics = 1U << 31;
+    struct List {
+        std::vector<Seen> all;
+        std::size_t tidy_at = 32;             // how long it may grow before it is looked through for what can go
+        std::uint64_t known_by = 0;           // the serial of clocks that know of all of it; 0: none is known
+        bool reads = false, atomics = false;  // whether there may be any
+    };
 
     std::uint32_t take() {
         if (free_.empty()) {
@@ -56,18 +64,22 @@ class Lists {
         return list;
     }
     void give_back(std::uint32_t list) {
-        (*this)[list].clear();
-        free_.push_back(list & ~has_atomics);
+        List& it = (*this)[list];
+        it.all.clear();
+        it.tidy_at = 32;
+        it.known_by = 0;
+        it.reads = it.atomics = false;
+        free_.push_back(list);
     }
-    std::vector<Seen>& operator[](std::uint32_t list) { return all_[(list & ~has_atomics) - 1]; }
-    const std::vector<Seen>& operator[](std::uint32_t list) const { return all_[(list & ~has_atomics) - 1]; }
+    List& operator[](std::uint32_t list) { return all_[list - 1]; }
+    const List& operator[](std::uint32_t list) const { return all_[list - 1]; }
     void clear() {
         free_.clear();
         all_.clear();
     }
 
    private:
-    std::vector<std::vector<Seen>> all_;
+    std::vector<List> all_;
     std::vector<std::uint32_t> free_;
 };
 
@@ -86,8 +98,8 @@ struct Actor {
     Agent agent = 0;
     Clock clock = 0;
     bool async = false;
-    const Clocks* known = nullptr;
-    const Clocks* fenced = nullptr;  // what a fence.proxy.async has made known to the asynchronous proxy
+    View known;
+    View fenced;  // what a fence.proxy.async has made known to the asynchronous proxy
 };
 
 enum class Kind : std::uint8_t { none, unwritten, beyond, write_write, read_write, write_read, no_fence };

@@ -10,10 +10,10 @@
 namespace dsa::simulator {
 namespace {
 
-constexpr unsigned rows = 16;       // of a warp
-constexpr unsigned row_bytes = 32;  // K
+constexpr unsigned warp_rows = 16;  // of the 64
+constexpr unsigned k_bytes = 32;    // K
 constexpr std::uint32_t all_lanes = 0xffffffffU;
-constexpr std::uint32_t poison = 0xffffffffU;
+constexpr std::uint32_t under_way_bits = 0xffffffffU;
 
 using Pieces = std::vector<const std::byte*>;  // of 16 bytes each
 
@@ -39,7 +39,7 @@ Pieces pieces_of(const Block& block, std::uint64_t bits, bool is_mn_major, unsig
         pieces.push_back(piece);
     };
     if (is_mn_major) {
-        for (unsigned k = 0; k < row_bytes / 2; ++k)
+        for (unsigned k = 0; k < k_bytes / 2; ++k)
             for (unsigned eight = first / 8; eight < (first + count) / 8; ++eight) add(mn_major(d, eight, k));
     } else {
         for (unsigned row = first; row < first + count; ++row)
@@ -51,7 +51,7 @@ Pieces pieces_of(const Block& block, std::uint64_t bits, bool is_mn_major, unsig
 // [count, K] from the pieces, as they are now.
 template <class T>
 std::vector<double> numbers_of(const Pieces& pieces, bool is_mn_major, unsigned count, bool negate) {
-    constexpr unsigned depth = row_bytes / sizeof(T);
+    constexpr unsigned depth = k_bytes / sizeof(T);
     std::vector<double> numbers(std::size_t{count} * depth);
     const double sign = negate ? -1.0 : 1.0;
     for (unsigned row = 0; row < count; ++row)
@@ -66,11 +66,11 @@ std::vector<double> numbers_of(const Pieces& pieces, bool is_mn_major, unsigned 
 
 // A's fragment from registers has the picture of mma: hopper/mma.h.
 std::vector<std::byte> rows_from_registers(const std::uint64_t (&lanes)[32]) {
-    std::vector<std::byte> bytes(rows * row_bytes);
+    std::vector<std::byte> bytes(warp_rows * k_bytes);
     for (unsigned lane = 0; lane < 32; ++lane) {
         const std::uint32_t* a = reinterpret_cast<const Product*>(lanes[lane])->a_registers;
         for (unsigned i = 0; i < 4; ++i)
-            std::memcpy(&bytes[(lane / 4 + i % 2 * 8) * row_bytes + i / 2 * 16 + lane % 4 * 4], &a[i], 4);
+            std::memcpy(&bytes[(lane / 4 + i % 2 * 8) * k_bytes + i / 2 * 16 + lane % 4 * 4], &a[i], 4);
     }
     return bytes;
 }
@@ -78,8 +78,8 @@ std::vector<std::byte> rows_from_registers(const std::uint64_t (&lanes)[32]) {
 template <class T>
 void add_product(std::vector<float>& values, const std::vector<double>& a, const std::vector<double>& b,
                  unsigned columns) {
-    constexpr unsigned depth = row_bytes / sizeof(T);
-    for (unsigned i = 0; i < rows; ++i)
+    constexpr unsigned depth = k_bytes / sizeof(T);
+    for (unsigned i = 0; i < warp_rows; ++i)
         for (unsigned j = 0; j < columns; ++j) {
             double sum = values[i * columns + j];
             for (unsigned k = 0; k < depth; ++k) sum += a[i * depth + k] * b[j * depth + k];
@@ -155,11 +155,11 @@ void Products::issue(const std::uint64_t (&lanes)[32], Where where) {
     }
     agree(p, where);
 
-    const unsigned first_row = self.warp() % 4 * rows;
+    const unsigned first_row = self.warp() % 4 * warp_rows;
     Pieces a, b = pieces_of(block_, p.b, p.b_is_mn_major, 0, p.columns, "B", where);
     std::vector<std::byte> from_registers;
     if (p.a_registers == nullptr)
-        a = pieces_of(block_, p.a, p.a_is_mn_major, first_row, rows, "A", where);
+        a = pieces_of(block_, p.a, p.a_is_mn_major, first_row, warp_rows, "A", where);
     else
         from_registers = rows_from_registers(lanes);
 
@@ -179,13 +179,13 @@ void Products::issue(const std::uint64_t (&lanes)[32], Where where) {
         if (!warp.fenced)
             throw Fault(block_.place(where) +
                         "wgmma needs wgmma.fence before it: its registers may have been used since the last wait");
-        warp.under_way.push_back({{}, count, std::vector<float>(std::size_t{rows} * p.columns), nullptr, where});
+        warp.under_way.push_back({{}, count, std::vector<float>(std::size_t{warp_rows} * p.columns), nullptr, where});
         sums = &warp.under_way.back();
         for (unsigned lane = 0; lane < 32; ++lane) {
             float* d = sums->of_lane[lane] = reinterpret_cast<const Product*>(lanes[lane])->d;
             for (unsigned i = 0; i < count; ++i) {
                 sums->values[element_of(lane, i, p.columns)] = d[i];
-                d[i] = std::bit_cast<float>(poison);
+                d[i] = std::bit_cast<float>(under_way_bits);
             }
         }
     }
@@ -204,10 +204,10 @@ void Products::issue(const std::uint64_t (&lanes)[32], Where where) {
         for (std::size_t at = 0; at < from_registers.size(); at += 16) a.push_back(&from_registers[at]);
         if (!p.add_to_d) std::fill(sums->values.begin(), sums->values.end(), 0.0F);
         if (p.e4m3)
-            add_product<e4m3>(sums->values, numbers_of<e4m3>(a, false, rows, p.negate_a),
+            add_product<e4m3>(sums->values, numbers_of<e4m3>(a, false, warp_rows, p.negate_a),
                               numbers_of<e4m3>(b, false, p.columns, p.negate_b), p.columns);
         else
-            add_product<bf16>(sums->values, numbers_of<bf16>(a, p.a_is_mn_major, rows, p.negate_a),
+            add_product<bf16>(sums->values, numbers_of<bf16>(a, p.a_is_mn_major, warp_rows, p.negate_a),
                               numbers_of<bf16>(b, p.b_is_mn_major, p.columns, p.negate_b), p.columns);
         ticket->has_read = ticket->done = true;
     };
@@ -253,7 +253,7 @@ void Products::deliver(Warp& warp, Where where) {
         warp.fenced = false;
         float* d = sums.of_lane[self.lane()];
         for (unsigned i = 0; i < sums.count; ++i) {
-            if (std::bit_cast<std::uint32_t>(d[i]) != poison)
+            if (std::bit_cast<std::uint32_t>(d[i]) != under_way_bits)
                 throw Fault(block_.place(where) + "accumulator " + std::to_string(i) + " of the wgmma at " +
                             text_of(sums.where) + " was written while the product was under way");
             d[i] = sums.values[element_of(self.lane(), i, 2 * sums.count)];

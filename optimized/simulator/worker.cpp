@@ -45,7 +45,7 @@ void Worker::grid_begins() {
     lists_.clear();
 }
 
-Agent Worker::agent_of(const Thread& thread) const {
+inline Agent Worker::agent_of(const Thread& thread) const {
     return thread.block->rank() * static_cast<Agent>(thread.block->threads().size()) + thread.number;
 }
 
@@ -85,9 +85,9 @@ void Worker::takes_turn(const Thread& thread) {
     ++turn_;
 }
 
-Actor Worker::actor_of(const Thread& thread) {
+inline Actor Worker::actor_of(const Thread& thread) {
     const ThreadState& own = state(thread);
-    return {agent_of(thread), own.clock, false, own.known.get(), nullptr};
+    return {agent_of(thread), own.clock, false, {own.known.get(), nullptr}, {}};
 }
 
 void Worker::access(const void* bytes, std::size_t count, Access access, const void* return_address) {
@@ -117,7 +117,7 @@ void Worker::access(Operation operation, const void* bytes, std::size_t count, A
     ++turn_;
     Slot& slot = slots_[operation];
     const Agent agent = access == Access::read ? slot.reads : slot.writes;
-    const Actor actor{agent, slot.clock, slot.async, slot.before.all().get(), slot.fenced_before.all().get()};
+    const Actor actor{agent, slot.clock, slot.async, slot.before.view(), slot.fenced_before.view()};
     touch(actor, Deed(agent, slot.clock, false, slot.async, slot.site), bytes, count, access);
 }
 
@@ -251,6 +251,7 @@ Operation Worker::begins(const Thread& by, Proxy through, const char* what, Wher
     slot.site = site_of(what, where);
     slot.before.clear();
     slot.fenced_before.clear();
+    for (Joined& after : slot.after) after.clear();
     begins_also(number, by);
     return number;
 }
@@ -269,7 +270,7 @@ void Worker::begins_also(Operation operation, const Thread& by) {
 void Worker::release(Operation operation, Round to) {
     Slot& slot = slots_[operation];
     RoundState& state = round(to);
-    state.known.add(slot.before.all());
+    state.known.add(slot.before);
     state.known.add(slot.reads, slot.clock);
     state.known.add(slot.writes, slot.clock);
 }
@@ -277,11 +278,13 @@ void Worker::release(Operation operation, Round to) {
 void Worker::acquire(const Thread& by, Operation operation, Part part) {
     ThreadState& own = state(by);
     Slot& slot = slots_[operation];
-    Joined done;
-    done.add(slot.before.all());
-    done.add(slot.reads, slot.clock);
-    if (part == Part::all) done.add(slot.writes, slot.clock);
-    own.known = done.learned_by(own.known);
+    Joined& after = slot.after[part == Part::all ? 1 : 0];
+    if (after.is_empty()) {
+        after.add(slot.before);
+        after.add(slot.reads, slot.clock);
+        if (part == Part::all) after.add(slot.writes, slot.clock);
+    }
+    own.known = after.learned_by(own.known);
     ++turn_;
 }
 

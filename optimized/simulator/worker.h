@@ -56,6 +56,7 @@ class Worker {
         bool async = false;
         Site site = 0;
         Joined before, fenced_before;
+        std::array<Joined, 2> after;  // what who has waited for its reads, or for all of it, knows; made when asked
     };
     struct RoundState {
         std::uint64_t number = ~std::uint64_t{0};
