@@ -1,6 +1,7 @@
-// Level 4. indexer_logits, then top_k, for so many queries at a time that their scores stay in the L2 cache: for rows
-// so short, or queries so few, that level 3's sample and its choice among columns cost more than the way through
-// memory. Bound: FLOPs, as indexer_logits; the bytes of the keys where queries are few.
+// Level 4. indexer_logits, then top_k, for as many queries at a time as have room where level 3 would keep their
+// candidates: O(T k) too. For rows so short, or queries so few, that level 3's sample and its choice among columns
+// cost more than the scores' way through memory. Bound: FLOPs, as indexer_logits; the bytes of the keys where queries
+// are few.
 #include <algorithm>
 
 #include "optimized/indexer_logits/ring_levels.cuh"
@@ -11,13 +12,14 @@
 namespace dsa {
 namespace {
 
-// A strip's scores. An H100's L2 cache holds 50 MB.
+constexpr std::int64_t longest_row = 1 << 23;
+
+// Bytes of a strip's scores.
 #if defined(DSA_SIMULATOR)
-constexpr std::int64_t strip_bytes = 1 << 13;  // small cases shall have several strips too
+std::int64_t room_for_scores(const IndexerTopK&) { return 1 << 13; }  // small cases shall have several strips too
 #else
-constexpr std::int64_t strip_bytes = 32 << 20;
+std::int64_t room_for_scores(const IndexerTopK& call) { return indexer_top_k_workspace_3(call); }
 #endif
-constexpr std::int64_t longest_row = (1 << 20) / sizeof(float);
 
 // Queries of a strip: whole groups of the ring, and all strips alike.
 std::int64_t queries_of_a_strip(const IndexerTopK& call) {
@@ -25,7 +27,7 @@ std::int64_t queries_of_a_strip(const IndexerTopK& call) {
     const std::int64_t group = scoring.H_I <= 16 ? 32 : scoring.H_I <= 32 ? 16 : 8;
     if (scoring.T == 0 || scoring.S == 0) return scoring.T;
     const std::int64_t row_bytes = scoring.S * std::int64_t{sizeof(float)};
-    const std::int64_t most = std::max(strip_bytes / row_bytes / group, std::int64_t{1}) * group;
+    const std::int64_t most = std::max(room_for_scores(call) / row_bytes / group, std::int64_t{1}) * group;
     const std::int64_t strips = (scoring.T + most - 1) / most;
     const std::int64_t even = (scoring.T + strips - 1) / strips;
     return std::min(scoring.T, (even + group - 1) / group * group);
@@ -39,10 +41,12 @@ std::int64_t indexer_top_k_workspace_4(const IndexerTopK& call) {
 
 std::string indexer_top_k_level_4_declines(const IndexerTopK& call) {
     if (call.scoring.S > longest_row)
-        return sentence("32 queries' scores shall stay in the cache: rows of up to ", longest_row,
-                        " keys; these have ", call.scoring.S);
+        return sentence("a group of queries shall have room: rows of up to ", longest_row, " keys; these have ",
+                        call.scoring.S);
     return ring_declines(call.scoring);
 }
+
+bool indexer_top_k_is_one_strip(const IndexerTopK& call) { return queries_of_a_strip(call) == call.scoring.T; }
 
 void indexer_top_k_level_4(const IndexerTopK& call) {
     const std::int64_t strip = queries_of_a_strip(call);

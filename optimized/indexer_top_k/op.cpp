@@ -16,7 +16,7 @@ const Ladder<IndexerTopK> ladder{
      {"tensor cores, 4 queries share the keys", indexer_top_k_level_2, indexer_top_k_level_2_declines,
       candidate_bytes},
      {"kept while they are scored", indexer_top_k_level_3, indexer_top_k_level_3_declines, indexer_top_k_workspace_3},
-     {"scores of a strip in the cache", indexer_top_k_level_4, indexer_top_k_level_4_declines,
+     {"scores of a strip of queries", indexer_top_k_level_4, indexer_top_k_level_4_declines,
       indexer_top_k_workspace_4}}};
 
 IndexerTopK read(const dsa_indexer_top_k_args& args) {
@@ -33,11 +33,11 @@ IndexerTopK read(const dsa_indexer_top_k_args& args) {
     return call;
 }
 
-// Where nobody chooses: strips for few queries and for short rows, level 3 for the others (notes.md).
+// Where nobody chooses: level 4 as long as it takes all queries at once, else level 3 (notes.md).
 AtLevel fastest_level(const IndexerTopK& call) {
-    constexpr std::int64_t few_queries = 64, short_row = 16384;
-    const bool strips = call.scoring.T <= few_queries || call.scoring.S <= short_row;
-    if (chosen_level() == 0 && !strips && indexer_top_k_level_3_declines(call).empty()) return AtLevel(3);
+    if (chosen_level() == 0 && indexer_top_k_level_3_declines(call).empty() &&
+        (!indexer_top_k_level_4_declines(call).empty() || !indexer_top_k_is_one_strip(call)))
+        return AtLevel(3);
     return AtLevel(chosen_level());
 }
 
