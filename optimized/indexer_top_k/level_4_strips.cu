@@ -58,8 +58,8 @@ void indexer_top_k_level_4(const IndexerTopK& call) {
         scores.start += t;
         scores.end += t;
         scores.logits = static_cast<float*>(call.workspace);  // [strip, S]
-        indexer_logits_level_4(scores);
         const AtLevel fastest(0);
+        indexer_logits(scores);
         top_k({.logits = scores.logits,
                .start = scores.start,
                .end = scores.end,

@@ -9,7 +9,8 @@
 // level 2  tensor cores: a block's 4 queries share the keys, and each warp appends for one query
 // level 3  wgmma, with Hopper's sums: indexer_logits' ring, each thread of which appends to a column of its own what
 //          exceeds the guess that a sample of the keys allows; then a block a query chooses
-// level 4  indexer_logits and top_k in strips of queries whose scores fit into level 3's room: short rows, few queries
+// level 4  indexer_logits and top_k in strips of queries whose scores fit into level 3's room: short rows, few
+// queries
 #pragma once
 
 #include "optimized/indexer_logits/op.h"

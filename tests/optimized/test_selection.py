@@ -254,10 +254,10 @@ def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, H_I):
     np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
 
 
-@pytest.mark.parametrize("H_I", (3, 64))
-def test_fused_selection_in_strips_is_that_of_its_logits(tmp_path, H_I):
-    """Several strips of different lengths, a query without keys in the first."""
-    tensors = scoring_tensors(37, 700, H_I, np.random.default_rng(21))
+@pytest.mark.parametrize(("T", "H_I"), ((37, 3), (37, 64), (3, 20)))
+def test_fused_selection_in_strips_is_that_of_its_logits(tmp_path, T, H_I):
+    """Several strips of different lengths, a query without keys in the first; few queries have a level of their own."""
+    tensors = scoring_tensors(T, 700, H_I, np.random.default_rng(21))
     logits = answer(tmp_path, "indexer_logits", 4, tensors, {}, HOPPER, "logits")
     indices = answer(tmp_path, "indexer_top_k", 4, tensors, {"topk": 50}, HOPPER, "indices")
     np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
