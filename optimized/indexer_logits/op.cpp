@@ -11,7 +11,8 @@ const Ladder<IndexerLogits> ladder{
     {{"one thread a key", indexer_logits_level_1},
      {"tensor cores, a key's heads summed in registers", indexer_logits_level_2, indexer_logits_level_2_declines},
      {"warp-specialised wgmma", indexer_logits_level_3, indexer_logits_level_3_declines},
-     {"ReLU by a predicate", indexer_logits_level_4, indexer_logits_level_3_declines}}};
+     {"ReLU by a predicate", indexer_logits_level_4, indexer_logits_level_3_declines},
+     {"few queries", indexer_logits_level_5, indexer_logits_level_5_declines}}};
 
 IndexerLogits read(const dsa_indexer_logits_args& args) {
     const Case about(args.case_json);

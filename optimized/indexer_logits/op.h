@@ -5,6 +5,7 @@
 // level 2  tensor cores: 128 keys stay in registers while 8 queries pass, a key's heads are summed where they arise
 // level 3  wgmma, with Hopper's sums: a warp brings tiles of keys, two warpgroups score them for 256 heads each
 // level 4  ReLU by a predicate: what is not positive is not added
+// level 5  up to four queries: no columns for more, and the warpgroups take turns at the keys
 #pragma once
 
 #include "optimized/support/call.h"
@@ -37,5 +38,7 @@ std::string indexer_logits_level_2_declines(const IndexerLogits& call);
 void indexer_logits_level_3(const IndexerLogits& call);
 std::string indexer_logits_level_3_declines(const IndexerLogits& call);
 void indexer_logits_level_4(const IndexerLogits& call);
+void indexer_logits_level_5(const IndexerLogits& call);
+std::string indexer_logits_level_5_declines(const IndexerLogits& call);
 
 }  // namespace dsa

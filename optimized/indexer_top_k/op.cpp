@@ -3,18 +3,21 @@
 #include <algorithm>
 
 #include "optimized/indexer_logits/read.h"
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 #include "optimized/top_k/read.h"
 
 namespace dsa {
 namespace {
 
-const Ladder<IndexerTopK> ladder{"indexer_top_k",
-                                 {{"candidates above a threshold", indexer_top_k_level_1, nullptr, candidate_bytes},
-                                  {"tensor cores, 4 queries share the keys", indexer_top_k_level_2,
-                                   indexer_top_k_level_2_declines, candidate_bytes},
-                                  {"kept while they are scored", indexer_top_k_level_3,
-                                   indexer_top_k_level_3_declines, indexer_top_k_workspace_3}}};
+const Ladder<IndexerTopK> ladder{
+    "indexer_top_k",
+    {{"candidates above a threshold", indexer_top_k_level_1, nullptr, candidate_bytes},
+     {"tensor cores, 4 queries share the keys", indexer_top_k_level_2, indexer_top_k_level_2_declines,
+      candidate_bytes},
+     {"kept while they are scored", indexer_top_k_level_3, indexer_top_k_level_3_declines, indexer_top_k_workspace_3},
+     {"scores of a strip of queries", indexer_top_k_level_4, indexer_top_k_level_4_declines,
+      indexer_top_k_workspace_4}}};
 
 IndexerTopK read(const dsa_indexer_top_k_args& args) {
     const Case about(args.case_json);
@@ -30,6 +33,14 @@ IndexerTopK read(const dsa_indexer_top_k_args& args) {
     return call;
 }
 
+// Where nobody chooses: level 4 as long as it takes all queries at once, else level 3 (notes.md).
+AtLevel fastest_level(const IndexerTopK& call) {
+    if (chosen_level() == 0 && indexer_top_k_level_3_declines(call).empty() &&
+        (!indexer_top_k_level_4_declines(call).empty() || !indexer_top_k_is_one_strip(call)))
+        return AtLevel(3);
+    return AtLevel(chosen_level());
+}
+
 }  // namespace
 
 std::int64_t room_for_candidates(const IndexerTopK& call) {
@@ -42,10 +53,14 @@ std::int64_t candidate_bytes(const IndexerTopK& call) {
 }
 
 void indexer_top_k(const IndexerTopK& call) {
+    const AtLevel level = fastest_level(call);
     require_workspace(call.workspace, call.workspace_bytes, ladder.workspace(call));
     ladder.run(call);
 }
-std::int64_t indexer_top_k_workspace(const IndexerTopK& call) { return ladder.workspace(call); }
+std::int64_t indexer_top_k_workspace(const IndexerTopK& call) {
+    const AtLevel level = fastest_level(call);
+    return ladder.workspace(call);
+}
 
 }  // namespace dsa
 

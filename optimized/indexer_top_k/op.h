@@ -9,6 +9,8 @@
 // level 2  tensor cores: a block's 4 queries share the keys, and each warp appends for one query
 // level 3  wgmma, with Hopper's sums: indexer_logits' ring, each thread of which appends to a column of its own what
 //          exceeds the guess that a sample of the keys allows; then a block a query chooses
+// level 4  indexer_logits and top_k in strips of queries whose scores fit into level 3's room: short rows, few
+// queries
 #pragma once
 
 #include "optimized/indexer_logits/op.h"
@@ -39,5 +41,9 @@ std::string indexer_top_k_level_2_declines(const IndexerTopK& call);
 void indexer_top_k_level_3(const IndexerTopK& call);
 std::string indexer_top_k_level_3_declines(const IndexerTopK& call);
 std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call);
+void indexer_top_k_level_4(const IndexerTopK& call);
+std::string indexer_top_k_level_4_declines(const IndexerTopK& call);
+std::int64_t indexer_top_k_workspace_4(const IndexerTopK& call);
+bool indexer_top_k_is_one_strip(const IndexerTopK& call);
 
 }  // namespace dsa

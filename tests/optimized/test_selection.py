@@ -254,8 +254,18 @@ def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, H_I):
     np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
 
 
+@pytest.mark.parametrize(("T", "H_I"), ((37, 3), (37, 64), (3, 20)))
+def test_fused_selection_in_strips_is_that_of_its_logits(tmp_path, T, H_I):
+    """Several strips of different lengths, a query without keys in the first; few queries have a level of their own."""
+    tensors = scoring_tensors(T, 700, H_I, np.random.default_rng(21))
+    logits = answer(tmp_path, "indexer_logits", 4, tensors, {}, HOPPER, "logits")
+    indices = answer(tmp_path, "indexer_top_k", 4, tensors, {"topk": 50}, HOPPER, "indices")
+    np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
+
+
+@pytest.mark.parametrize("level", (3, 4))
 @pytest.mark.parametrize("nan_scores", ("error", "-inf"))
-def test_columns_of_candidates_keep_a_nan(tmp_path, nan_scores):
+def test_fused_selection_by_wgmma_keeps_a_nan(tmp_path, nan_scores, level):
     """The first of a row is told, though better candidates have long displaced it; or it ranks last."""
     S, k = 1500, 40
     scores = np.arange(S, dtype=np.float32)
@@ -264,7 +274,7 @@ def test_columns_of_candidates_keep_a_nan(tmp_path, nan_scores):
     tensors = directed(scores)
     tensors["start"][0][:] = [8, 9, 0, 901, 1000, 0, 0, 0, 0]
     tensors["end"][0][-1] = 7
-    out, run = ran(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": nan_scores})
+    out, run = ran(tmp_path, "indexer_top_k", level, tensors, {"topk": k}, HOPPER | {"nan_scores": nan_scores})
     if nan_scores == "error":
         assert run.returncode == 2
         assert "logits[0, 8] is NaN" in run.stderr
