@@ -8,6 +8,7 @@
 #pragma once
 
 #include "optimized/attention/latent_tile.cuh"
+#include "optimized/hopper/cp_async.h"
 #include "optimized/sparse_decode/converter.cuh"
 
 namespace dsa::cached_tiles {
@@ -28,18 +29,12 @@ class ColumnConverter {
 
     struct Place {
         int item, tile, tiles;
-        Part part;
-        __device__ Place(const Cache& cache, int first) : item(first), tile(0) { begin(cache); }
-        __device__ void begin(const Cache& cache) {
-            if (item >= cache.items) return;
-            tiles = cache.tiles(item);
-            part = cache.part(item);
-        }
-        __device__ void next(const Cache& cache) {
-            if (++tile < tiles) return;
+        __device__ bool next(const Cache& cache) {  // is it another item's?
+            if (++tile < tiles) return false;
             tile = 0;
             item += cache.stride;
-            begin(cache);
+            if (item < cache.items) tiles = cache.tiles(item);
+            return true;
         }
     };
     // Lane l has those of tokens l and l + 32.
@@ -54,24 +49,25 @@ class ColumnConverter {
     const std::uint32_t cache_slots;
     Words codes[groups];
     float scale[groups];
-    Words turned[2];
     std::uint32_t none = 0;  // a bit a group
 
-    __device__ Slots read(const Place& place) const {
+    __device__ static Slots read(const Part& part, int tile) {
         Slots found;
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            const int i = place.tile * tile_tokens + 32 * j + lane_id();
-            found.of[j] = place.item < cache.items && i < place.part.count ? place.part.from[i] : -1;
+            const int i = tile * tile_tokens + 32 * j + lane_id();
+            found.of[j] = i < part.count ? part.from[i] : -1;
         }
         return found;
+    }
+    __device__ Part part_of(const Place& place) const {
+        return place.item < cache.items ? cache.part(place.item) : Part{nullptr, 0};
     }
     __device__ std::int32_t slot(const Slots& of, int g) const {
         return __shfl_sync(all_lanes, of.of[g / 4], g % 4 * 8 + t);
     }
     __device__ bool is_none(std::int32_t slot) const { return static_cast<std::uint32_t>(slot) >= cache_slots; }
-    // A slot that is none reads the cache's first token, which becomes zeros. The rotated columns of two groups are
-    // this warp's.
+    // A slot that is none reads the cache's first token, which becomes zeros.
     __device__ void load(const Slots& of, int g) {
         std::int32_t at = slot(of, g);
         const bool is = is_none(at);
@@ -79,7 +75,19 @@ class ColumnConverter {
         if (is) at = 0;
         codes[g] = Reading::at<Words>(codes_from, at);
         scale[g] = Reading::at<float>(scale_from, at);
-        if (g / 2 == warp) turned[g % 2] = Reading::at<Words>(turned_from, at);
+    }
+    // The rotated columns of two groups are this warp's; they need no registers.
+    __device__ void copy_turned(HalfRows& to, const Slots& of) const {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+            const int row = 16 * warp + 8 * j + t;
+            const std::int32_t at = __shfl_sync(all_lanes, warp < 2 ? of.of[0] : of.of[1], row % 32);
+            const auto offset = static_cast<std::uint32_t>(row * own_rotated * 2 + 16 * c);
+            cp_async<16>(to.turned + swizzled_offset(offset, Swizzle::bytes_64),
+                         turned_from + static_cast<std::int64_t>(is_none(at) ? 0 : at) * token_bytes,
+                         is_none(at) ? 0 : 16);
+        }
+        cp_async_commit();
     }
     __device__ static int place_of(int g, int t, int piece) {
         return (8 * g + t) * row_bytes + ((piece ^ t) << 4);
@@ -95,16 +103,10 @@ class ColumnConverter {
         Words numbers[2];
         dequantise(for_plain_order(codes[g]), pair, numbers);
         store(to, g, numbers);
-        if (g / 2 == warp) {
-            const auto offset = static_cast<std::uint32_t>((8 * g + t) * own_rotated * 2 + 16 * c);
-            *reinterpret_cast<Words*>(to.turned + swizzled_offset(offset, Swizzle::bytes_64)) =
-                is ? Words{} : turned[g % 2];
-        }
         return is ? 0 : nan_codes(codes[g]) | (pair == 0 ? nan_bits : 0);
     }
     // Once more, the long road: there was a NaN or another kind of scale.
-    __device__ void make_one_by_one(HalfRows& to, const Place& place) const {
-        const Slots of = read(place);
+    __device__ void make_one_by_one(HalfRows& to, const Slots& of) const {
 #pragma unroll 1
         for (int g = 0; g < groups; ++g) {
             const std::int32_t at = __shfl_sync(all_lanes, g < 4 ? of.of[0] : of.of[1], g % 4 * 8 + t);
@@ -127,22 +129,26 @@ class ColumnConverter {
     // last_is_free: before it the last stage's place is not.
     __device__ void run(HalfRows (&tile)[stages], Mbarrier (&full)[stages], Mbarrier (&empty)[stages],
                         Mbarrier& last_is_free) {
-        Place making(cache, cache.first), reading = making;
-        Slots next = read(reading);
+        Place making{cache.first, 0, cache.tiles(cache.first)}, reading = making;
+        Part part = part_of(reading);
+        const auto read_next = [&] {
+            if (reading.next(cache)) part = part_of(reading);
+            return read(part, reading.tile);
+        };
+        Slots now = read(part, 0);
 #pragma unroll
-        for (int g = 0; g < groups; ++g) load(next, g);
-        reading.next(cache);
-        next = read(reading);
+        for (int g = 0; g < groups; ++g) load(now, g);
+        Slots next = read_next();
         int stage = 0, parity = 0;
         bool first_round = true;
         for (; making.item < cache.items; making.next(cache)) {
-            reading.next(cache);
-            const Slots following = read(reading);
+            const Slots following = read_next();
             mbarrier_wait_in_block(empty[stage], parity ^ 1);
             if (first_round && stage == stages - 1) {
                 mbarrier_wait_in_block(last_is_free, 0);
                 first_round = false;
             }
+            copy_turned(tile[stage], now);
             std::uint32_t trouble = 0;
 #pragma unroll
             for (int g = 0; g < groups; ++g) {
@@ -150,8 +156,10 @@ class ColumnConverter {
                 load(next, g);
                 __syncwarp();  // the compiler would put all loads off to the end
             }
-            if (__any_sync(all_lanes, (trouble & nan_bits) != 0)) make_one_by_one(tile[stage], making);
+            if (__any_sync(all_lanes, (trouble & nan_bits) != 0)) make_one_by_one(tile[stage], now);
+            cp_async_wait<0>();
             warp_arrives(full[stage]);
+            now = next;
             next = following;
             if (++stage == stages) stage = 0, parity ^= 1;
         }

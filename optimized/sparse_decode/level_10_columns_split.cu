@@ -170,11 +170,17 @@ struct Worker {
         const HalfRows &q = memory.q[half], &k = memory.tile[__shfl_sync(all_lanes, stage, 0)];
         mbarrier_wait_in_block(memory.full[stage], parity);
         fence_proxy_async_shared();  // for those who have written the tile
+        Descriptor a = k_major(q.panel, wide), b = k_major(k.panel, wide);
+        Descriptor turned_a = k_major(q.turned, Swizzle::bytes_64), turned_b = k_major(k.turned, Swizzle::bytes_64);
+        hold(a), hold(b), hold(turned_a), hold(turned_b);
         wgmma_fence();
-        score<cached_tiles::own_panels>(s, q.panel, k.panel, false);
-        const Descriptor a = k_major(q.turned, Swizzle::bytes_64), b = k_major(k.turned, Swizzle::bytes_64);
 #pragma unroll
-        for (int part = 0; part < 2; ++part) wgmma<bf16>(s, advanced(a, 32 * part), advanced(b, 32 * part), true);
+        for (int i = 0; i < cached_tiles::own_panels * steps; ++i) {
+            const int at = i / steps * static_cast<int>(sizeof(Panel)) + i % steps * 32;
+            wgmma<bf16>(s, advanced(a, at), advanced(b, at), i > 0);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) wgmma<bf16>(s, advanced(turned_a, 32 * i), advanced(turned_b, 32 * i), true);
         wgmma_commit();
         if (++stage == stages) stage = 0, parity ^= 1;
     }
