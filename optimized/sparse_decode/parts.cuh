@@ -6,6 +6,12 @@
 
 namespace dsa::cached_tiles {
 
+#if defined(DSA_SIMULATOR)
+constexpr double multiprocessors = 4;  // small cases shall go round the ring of tiles
+#else
+constexpr double multiprocessors = 132;
+#endif
+
 // How many heads a block has, and into how many parts a selection is split: what a simple model of the time likes
 // best. It follows from the sizes alone: the same bits on every device.
 struct Plan {
@@ -33,7 +39,7 @@ struct Plan {
 
     // Microseconds on an H100: rounds of blocks, and the parts, which a block stores and another kernel reads.
     double predicted(int heads, int count, int each) const {
-        constexpr double multiprocessors = 132, a_block = 8.0, a_tile = 2.5, storing = 3.0, adding = 3.0;
+        constexpr double a_block = 8.0, a_tile = 2.5, storing = 3.0, adding = 3.0;
         constexpr double bytes_a_us = 3e6;
         const double blocks = static_cast<double>(rows_of_q) * static_cast<double>(blocks_for(H, heads)) * count;
         const double time = std::ceil(blocks / multiprocessors) * (a_block + a_tile * each);
