@@ -16,6 +16,11 @@ template <int threads, int most, int bits>
 struct DistinctSlots {
     static constexpr int each = most / threads, places = 1 << bits;
     static_assert(places >= 2 * most, "half of the places stay free");
+#if defined(DSA_SIMULATOR)
+    static constexpr int used_bits = 6;  // small cases shall go several rounds
+#else
+    static constexpr int used_bits = bits;
+#endif
 
     struct alignas(16) Four {
         std::int32_t at[4];
@@ -65,7 +70,7 @@ struct DistinctSlots {
             const std::uint32_t multiplier = 0x9e3779b9U + static_cast<std::uint32_t>(round) * 0x3c6ef372U;  // odd
             const int below = 2 * most * round;  // a round's entries are lower than all before
             const auto place = [&](std::int32_t index) -> std::int32_t& {
-                const std::uint32_t at = static_cast<std::uint32_t>(index) * multiplier >> (32 - bits);
+                const std::uint32_t at = static_cast<std::uint32_t>(index) * multiplier >> (32 - used_bits);
                 return lowest.four[at / 4].at[at % 4];
             };
 #pragma unroll

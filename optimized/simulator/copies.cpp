@@ -158,28 +158,17 @@ void bulk_load(void* to, const void* from, std::uint32_t bytes, std::uint64_t* m
                origin);
 }
 
-namespace {
-
-// The block of the cluster that is written to and told.
-Block* target_of(const void* to, std::uint32_t bytes, std::uint64_t* mbarrier, const Origin& origin) {
-    Cluster& cluster = origin.thread->block->cluster();
-    Block* target = cluster.block_of(to, bytes);
-    if (target == nullptr || !target->holds(mbarrier, sizeof *mbarrier))
-        fault(origin, "needs its destination and its mbarrier in the shared memory of one block of the cluster");
-    if (target->living() == 0) fault(origin, "writes to a block that has returned");
-    cluster.mbarriers.check_fenced(mbarrier, origin);
-    return target;
-}
-
-}  // namespace
-
 void bulk_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_t* mbarrier, Where where) {
     const Origin origin{&this_thread(), "cp.async.bulk to another block", where};
     Block& own = *origin.thread->block;
     Cluster& cluster = own.cluster();
     check_bulk(to, from, bytes, origin);
     if (!own.holds(from, bytes)) fault(origin, "reads outside of the block's shared memory");
-    Block* target = target_of(to, bytes, mbarrier, origin);
+    Block* target = cluster.block_of(to, bytes);
+    if (target == nullptr || !target->holds(mbarrier, sizeof *mbarrier))
+        fault(origin, "needs its destination and its mbarrier in the shared memory of one block of the cluster");
+    if (target->living() == 0) fault(origin, "writes to a block that has returned");
+    cluster.mbarriers.check_fenced(mbarrier, origin);
     const std::vector<Run> runs{{static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes}};
     const Operation operation = begin(runs, Proxy::async, origin);
     poison(runs);
@@ -189,25 +178,6 @@ void bulk_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_
         order().ends(operation);
     };
     cluster.engine.later({work, {&own, target}, origin});
-    cluster.schedule.yield();
-}
-
-void store_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_t* mbarrier, Where where) {
-    const Origin origin{&this_thread(), "st.async", where};
-    Cluster& cluster = origin.thread->block->cluster();
-    if (!aligned(to, bytes)) fault(origin, "needs its destination at a multiple of the bytes that it stores");
-    Block* target = target_of(to, bytes, mbarrier, origin);
-    const auto* first = static_cast<const std::byte*>(from);
-    const auto held = std::make_shared<const std::vector<std::byte>>(first, first + bytes);
-    const Operation operation = order().begins(*origin.thread, Proxy::generic, origin.what, where);
-    order().writes(operation, to, bytes);
-    std::memset(to, 0xff, bytes);
-    const auto work = [to, held, bytes, mbarrier, operation, origin, &cluster] {
-        std::memcpy(to, held->data(), bytes);
-        cluster.mbarriers.complete_bytes(mbarrier, bytes, origin, operation);
-        order().ends(operation);
-    };
-    cluster.engine.later({work, {origin.thread->block, target}, origin});
     cluster.schedule.yield();
 }
 

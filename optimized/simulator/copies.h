@@ -30,8 +30,6 @@ void bulk_load(void* to, const void* from, std::uint32_t bytes, std::uint64_t* m
                Where where);
 // To the shared memory of another block of the cluster, told to an mbarrier there.
 void bulk_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_t* mbarrier, Where where);
-// The same of a few bytes that the thread has in its registers, through the generic proxy.
-void store_to_block(void* to, const void* from, std::uint32_t bytes, std::uint64_t* mbarrier, Where where);
 // From shared to global memory, in a bulk group.
 void bulk_store(void* to, const void* from, std::uint32_t bytes, Where where);
 

@@ -9,7 +9,6 @@
 // level 7  three tiles: p v of one beside the softmax of the next
 // level 8  a tile a block, all warps at the same thing: for a query or two
 // level 9  at most 32 heads: tokens are the products' rows, heads their columns
-// level 10 two blocks of a cluster split columns, and send scores and p instead of tiles
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -55,8 +54,5 @@ std::int64_t sparse_decode_workspace_8(const SparseDecode& call);
 void sparse_decode_level_9(const SparseDecode& call);
 std::string sparse_decode_level_9_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_9(const SparseDecode& call);
-void sparse_decode_level_10(const SparseDecode& call);
-std::string sparse_decode_level_10_declines(const SparseDecode& call);
-std::int64_t sparse_decode_workspace_10(const SparseDecode& call);
 
 }  // namespace dsa

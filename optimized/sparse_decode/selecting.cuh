@@ -8,7 +8,7 @@
 
 namespace dsa::cached_tiles {
 
-constexpr int most_slots = 2048;  // up to a part's end
+constexpr int most_slots = 2048;                             // up to a part's end
 using Selection = DistinctSlots<warpgroup, most_slots, 13>;  // the second consumer
 
 // Block (query, group of heads; part of the selection). indices: [rows, k]. blocks: of a cluster.
