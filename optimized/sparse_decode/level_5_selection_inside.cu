@@ -6,8 +6,8 @@ namespace dsa {
 
 std::string sparse_decode_level_5_declines(const SparseDecode& call) {
     const std::string why = sparse_decode_level_4_declines(call);
-    if (why.empty() && call.k > cached_tiles::SelectionOfOne::most)
-        return sentence("k must be at most ", cached_tiles::SelectionOfOne::most, "; it is ", call.k);
+    if (why.empty() && call.k > cached_tiles::most_slots)
+        return sentence("k must be at most ", cached_tiles::most_slots, "; it is ", call.k);
     return why;
 }
 

@@ -26,7 +26,7 @@ constexpr int value_tiles = 3;  // one is made while another is weighed and a th
 using Ring = RowRing<stages, token_bytes, token_bytes + 48, carriers>;  // 8 lanes, 2 tokens: all banks
 constexpr int value_pitch = 2 * latent + 16;
 
-using Selection = DistinctSlots<worker_threads, most_slots>;
+using Selection = DistinctSlots<worker_threads, most_slots, 12>;
 
 template <int heads>
 struct Memory {

@@ -54,12 +54,12 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
 }
 
 // Where nobody chooses: what was fastest (notes.md). Level 9 for few heads; else the highest level that takes the
-// call for one row of q and for three to seven; level 5 for two; from eight on level 6, or 5 where it declines.
+// call for one row of q; level 5 for two to eight; from nine on level 6, or 5 where it declines.
 AtLevel fastest_level(const SparseDecode& call) {
     int level = chosen_level();
     if (level == 0 && sparse_decode_level_9_declines(call).empty()) level = 9;
-    if (level == 0 && call.rows >= 8 && sparse_decode_level_6_declines(call).empty()) level = 6;
-    if (level == 0 && (call.rows >= 8 || call.rows == 2) && sparse_decode_level_5_declines(call).empty()) level = 5;
+    if (level == 0 && call.rows > 8 && sparse_decode_level_6_declines(call).empty()) level = 6;
+    if (level == 0 && call.rows > 1 && sparse_decode_level_5_declines(call).empty()) level = 5;
     return AtLevel(level);
 }
 

@@ -1,7 +1,7 @@
 // Which slots of a block's own part of a selection count? Those in range that stand nowhere before, be it in this
 // part or in an earlier one. The own slots go into chains by the hash of their index; then every slot up to the
 // part's end looks for its like among them, and says of those that come after it that they stand twice. Most look
-// into an empty chain where the part is small, and nobody asks again, as in selection.cuh.
+// into an empty chain where the part is small, and nobody asks again, as in attention/distinct.cuh.
 #pragma once
 
 #include "optimized/hopper/barrier.h"

@@ -1,14 +1,15 @@
 // Levels 5 and 6: a launch of blocks that find themselves which slots count, and of the kernel that adds parts.
 #pragma once
 
+#include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/parts.cuh"
-#include "optimized/sparse_decode/selection.cuh"
 #include "optimized/support/ladder.h"
 
 namespace dsa::cached_tiles {
 
-using SelectionOfOne = Selection<warpgroup>;  // the second consumer
+constexpr int most_slots = 2048;                             // up to a part's end
+using Selection = DistinctSlots<warpgroup, most_slots, 13>;  // the second consumer
 
 // Block (query, group of heads; part of the selection). indices: [rows, k]. blocks: of a cluster.
 template <int blocks>
@@ -24,15 +25,16 @@ __global__ void __launch_bounds__(threads, 1)
         return slot < cache_slots ? slot : -1;
     };
     // Its answer is needed when the first tile has been scored; p and half of the second tile come later.
-    auto& list = *reinterpret_cast<SelectionOfOne::List*>(memory.p);
-    auto& table = *reinterpret_cast<SelectionOfOne::Table*>(memory.keys[1].panel[half_panels]);
+    auto& list = *reinterpret_cast<Selection::List*>(memory.p);
+    auto& table = *reinterpret_cast<Selection::Places*>(memory.keys[1].panel[half_panels]);
     static_assert(sizeof list <= sizeof memory.p && sizeof table <= half_panels * panel_bytes);
     attend_part<blocks>(memory, q, pages, work, plan, result, parts, slots, [&] {
-        SelectionOfOne::find_counting(list, table, memory.rounds, of_the_second, row, work.first_slot + work.slots,
-                                      cache_slots, [&](int i, std::uint32_t counts) {
-                                          i -= work.first_slot;
-                                          if (i >= 0 && i < work.tiles() * tokens) memory.counts[i / 32] = counts;
-                                      });
+        Selection::find_counting(list, table, memory.rounds, row, work.first_slot + work.slots, cache_slots,
+                                 static_cast<int>(threadIdx.x) % warpgroup, of_the_second,
+                                 [&](int i, std::uint32_t counts) {
+                                     i -= work.first_slot;
+                                     if (i >= 0 && i < work.tiles() * tokens) memory.counts[i / 32] = counts;
+                                 });
     });
 }
 

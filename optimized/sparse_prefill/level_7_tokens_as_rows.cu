@@ -19,7 +19,7 @@ constexpr int stages = 5;
 constexpr int most_heads = 16;  // 32 took longer than padding them to 64: notes.md
 using Ring = RowRing<stages, row_bytes, row_bytes + 16, carriers>;
 
-using Selection = DistinctSlots<worker_threads, most_slots>;
+using Selection = DistinctSlots<worker_threads, most_slots, 12>;
 
 template <int heads>
 struct Memory {
