@@ -3,8 +3,8 @@
 //
 // H is a product of one factor for each bit of the index: the sign at (row m, column k) is the parity of the ones in
 // m & k. So bits may be given to lanes and registers at will. Of the n numbers of vector g, lane 4 g + t brings
-// pieces of 8 neighbours, 8 t + 32 r ..., as one load of 16 bytes finds them; of the transform lane 4 g + t gets n / 8
-// neighbours, from number n / 8 g on, of the vectors 2 t and 2 t + 1, as one store leaves them:
+// pieces of 8 neighbours, 8 t + 32 r ..., as one load of 16 bytes finds them; of the transform lane 4 g + t gets n /
+// 8 neighbours, from number n / 8 g on, of the vectors 2 t and 2 t + 1, as one store leaves them:
 //
 //   bit of the index   6    5    4    3    2    1    0
 //   of k               r    r    t    t    two  mma  pair    n = 128; for 64 the same without bit 6, and

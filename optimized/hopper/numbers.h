@@ -1,6 +1,7 @@
 // The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to
 // nearest even, e4m3 saturating at 448; two at once to a register of bf16, four to one of e4m3, the first in its
-// lowest bytes. And 2^x in one instruction, relative error 2^-22, subnormals as 0. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2; "ex2".
+// lowest bytes. And 2^x in one instruction, relative error 2^-22, subnormals as 0. PTX ISA, "cvt": .rn,
+// .rn.satfinite.e4m3x2; "ex2".
 #pragma once
 
 #include <cstdint>

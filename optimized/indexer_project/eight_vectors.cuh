@@ -68,8 +68,8 @@ __device__ void turn(std::uint32_t (&words)[pieces][4], const Turn* turns, int p
                 const int i = 16 * r + 4 * t + j;
                 if (i >= pairs) continue;
                 const float a = first_of_pair(words[r][j]), b = second_of_pair(words[r][j]);
-                words[r][j] = to_bf16_pair(a * turns[i].cosine - b * turns[i].sine,
-                                           a * turns[i].sine + b * turns[i].cosine);
+                words[r][j] =
+                    to_bf16_pair(a * turns[i].cosine - b * turns[i].sine, a * turns[i].sine + b * turns[i].cosine);
             }
     } else if (pairs == 32) {  // both are the lane's own
 #pragma unroll
@@ -79,8 +79,8 @@ __device__ void turn(std::uint32_t (&words)[pieces][4], const Turn* turns, int p
             const float b[2] = {first_of_pair(words[1][j]), second_of_pair(words[1][j])};
             words[0][j] = to_bf16_pair(a[0] * by[0].cosine - b[0] * by[0].sine,  //
                                        a[1] * by[1].cosine - b[1] * by[1].sine);
-            words[1][j] = to_bf16_pair(a[0] * by[0].sine + b[0] * by[0].cosine,
-                                       a[1] * by[1].sine + b[1] * by[1].cosine);
+            words[1][j] =
+                to_bf16_pair(a[0] * by[0].sine + b[0] * by[0].cosine, a[1] * by[1].sine + b[1] * by[1].cosine);
         }
     } else {  // the other one is pairs / 8 lanes away
         const int away = pairs / 8;

@@ -1,10 +1,18 @@
-// Many numbers over one scale, each rounded as a division rounds it: a product with the scale's inverse, and one
-// correction by what is left. tests/optimized/test_quotient.cpp asks every quotient of bf16 numbers and scales.
+// A power-of-two scale without a division, and many numbers over one scale, each rounded as a division rounds it: a
+// product with the scale's inverse, and one correction by what is left. tests/optimized/test_indexer_pass.cpp asks
+// the quotients of bf16 numbers and scales.
 #pragma once
 
 #include "optimized/hopper/device.h"
 
 namespace dsa {
+
+// The smallest power of two that is not below x / 448, of a normal x of 2^-117 or more. 448 is 1.75 x 2^8: whether
+// x's mantissa is above 1.75 decides.
+__device__ inline float power_of_two_above_448th(float x) {
+    constexpr std::uint32_t fraction = 0x007fffffU, three_quarters = 0x00600000U;
+    return __uint_as_float(((__float_as_uint(x) + (fraction - three_quarters)) & ~fraction) - (8U << 23));
+}
 
 // powers: the scale is a power of two, whose inverse is exact.
 template <bool powers>
@@ -17,8 +25,8 @@ class Divisor {
         if (powers) return x * inverse_;
         const float lifted = x * lift_;
         const float near = lifted * inverse_;
-        const float excess = fmaf(near, scale_, -lifted);
-        return fmaf(-excess, inverse_, near);
+        const float left = fmaf(-near, scale_, lifted);
+        return copysignf(fmaf(left, inverse_, near), x);  // -0 too
     }
 
    private:
