@@ -1,6 +1,7 @@
 // The two small number formats as kernels hold them, and how float32 becomes them: cvt to bf16 and to e4m3, to
-// nearest even, e4m3 saturating at 448; two at once to a register of bf16, the first in its low half. And 2^x in one
-// instruction, relative error 2^-22, subnormals as 0. PTX ISA, "cvt": .rn, .rn.satfinite.e4m3x2; "ex2".
+// nearest even, e4m3 saturating at 448; two at once to a register of bf16, four to one of e4m3, the first in its
+// lowest bytes. And 2^x in one instruction, relative error 2^-22, subnormals as 0. PTX ISA, "cvt": .rn,
+// .rn.satfinite.e4m3x2; "ex2".
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,10 @@ inline e4m3 to_e4m3(float x) { return {simulator::rounded_to_e4m3(x)}; }
 inline float to_float(e4m3 x) { return simulator::number_of_e4m3(x.bits); }
 inline std::uint32_t to_bf16_pair(float low, float high) {
     return to_bf16(low).bits | static_cast<std::uint32_t>(to_bf16(high).bits) << 16;
+}
+inline std::uint32_t to_e4m3_four(float first, float second, float third, float fourth) {
+    return to_e4m3(first).bits | to_e4m3(second).bits << 8 | to_e4m3(third).bits << 16 |
+           static_cast<std::uint32_t>(to_e4m3(fourth).bits) << 24;
 }
 inline float exp2_of(float x) { return x < -126.0F ? 0.0F : std::exp2(x); }
 
@@ -50,6 +55,15 @@ __device__ inline e4m3 to_e4m3(float x) {
     std::uint16_t pair;
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0F), "f"(x));
     return {static_cast<std::uint8_t>(pair)};
+}
+
+__device__ inline std::uint32_t to_e4m3_four(float first, float second, float third, float fourth) {
+    std::uint32_t four;
+    asm("{ .reg .b16 low, high; cvt.rn.satfinite.e4m3x2.f32 low, %2, %1; cvt.rn.satfinite.e4m3x2.f32 high, %4, %3; "
+        "mov.b32 %0, {low, high}; }"
+        : "=r"(four)
+        : "f"(first), "f"(second), "f"(third), "f"(fourth));
+    return four;
 }
 
 // By way of f16, which holds every e4m3 number.

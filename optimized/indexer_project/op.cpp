@@ -49,12 +49,24 @@ IndexerVectors common_vectors(const IndexerProject& call) {
     return v;
 }
 
-void queries(const IndexerProject& call, const Scratch& scratch, int level) {
+void product_of_queries(const IndexerProject& call, const Scratch& scratch, int level) {
     linear(packed_linear(call.c_q, call.W_qI, scratch.q, call.T, call.R_q, call.H_I * call.D_I, call.stream), level);
+}
+
+void product_of_keys(const IndexerProject& call, const Scratch& scratch, int level) {
+    linear(packed_linear(call.x, call.W_kI, scratch.k, call.T, call.D, call.D_I, call.stream), level);
+}
+
+void product_of_weights(const IndexerProject& call, int level) {
     Linear head_weights = packed_linear(call.x, call.W_w, nullptr, call.T, call.D, call.H_I, call.stream);
     head_weights.w_float32 = call.W_w_float32;
     head_weights.y_float32 = call.weights;
     linear(head_weights, level);
+}
+
+void queries(const IndexerProject& call, const Scratch& scratch, int level) {
+    product_of_queries(call, scratch, level);
+    product_of_weights(call, level);
     IndexerVectors v = common_vectors(call);
     v.x = scratch.q;
     v.y = call.q;
@@ -68,7 +80,7 @@ void queries(const IndexerProject& call, const Scratch& scratch, int level) {
 }
 
 void keys(const IndexerProject& call, const Scratch& scratch, int level) {
-    linear(packed_linear(call.x, call.W_kI, scratch.k, call.T, call.D, call.D_I, call.stream), level);
+    product_of_keys(call, scratch, level);
     up_to(level,
           LayerNorm{scratch.k, call.k_norm, call.k_bias, scratch.k_ln, call.T, call.D_I, call.eps, call.stream},
           layer_norm_level_1, layer_norm_level_2, layer_norm_level_2_declines);
@@ -81,6 +93,7 @@ void keys(const IndexerProject& call, const Scratch& scratch, int level) {
 }
 
 void project(const IndexerProject& call, int level) {
+    require(call.key_pages == nullptr, "keys go straight into pages at level 4 only");
     require_workspace(call.workspace, call.workspace_bytes, scratch_bytes(call));
     Arena arena(call.workspace);
     const Scratch scratch = lay_out(call, arena);
@@ -91,6 +104,16 @@ void project(const IndexerProject& call, int level) {
 void level_1(const IndexerProject& call) { project(call, 1); }
 void level_2(const IndexerProject& call) { project(call, 2); }
 void level_3(const IndexerProject& call) { project(call, 3); }
+void level_4(const IndexerProject& call) {
+    require_workspace(call.workspace, call.workspace_bytes, scratch_bytes(call));
+    Arena arena(call.workspace);
+    const Scratch scratch = lay_out(call, arena);
+    constexpr int products = 3;
+    product_of_weights(call, products);
+    product_of_keys(call, scratch, products);
+    product_of_queries(call, scratch, products);
+    indexer_one_pass(call, scratch.q, scratch.k);
+}
 
 // The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu. (The head weights, a small
 // product, may take plain tiles.)
@@ -100,12 +123,17 @@ std::string level_2_declines(const IndexerProject& call) {
         if (size % piece != 0) return sentence("D and R_q must be multiples of ", piece, "; one is ", size);
     return indexer_vectors_level_2_declines(common_vectors(call));
 }
+std::string level_4_declines(const IndexerProject& call) {
+    const std::string why = level_2_declines(call);
+    return why.empty() ? indexer_one_pass_declines(call) : why;
+}
 
 const Ladder<IndexerProject> ladder{
     "indexer_project",
     {{"plain tiles, then one block a vector", level_1, nullptr, scratch_bytes},
      {"tensor cores, then one warp a vector", level_2, level_2_declines, scratch_bytes},
-     {"products by wgmma", level_3, level_2_declines, scratch_bytes}}};
+     {"products by wgmma", level_3, level_2_declines, scratch_bytes},
+     {"queries and keys in one pass", level_4, level_4_declines, scratch_bytes}}};
 
 IndexerProject read(const dsa_indexer_project_args& args) {
     const Case about(args.case_json);

@@ -5,6 +5,7 @@
 // level 1  products in plain tiles; then one block a vector turns, transforms and quantises it in shared memory
 // level 2  products on the tensor cores; then one warp a vector, which stays in its registers
 // level 3  products at linear's level 3: tensor copies and wgmma
+// level 4  queries and keys in one pass after their products, the Hadamard transform on the tensor cores
 #pragma once
 
 #include "optimized/support/call.h"
@@ -30,6 +31,9 @@ struct IndexerProject {
     float* k_scale;            // [T]
     float* weights;            // [T, H_I]
     float* q_scale = nullptr;  // [T, H_I], for whoever traces; null: not kept
+    // Keys straight into a cache of pages, 64 keys and then their 64 scales, in the place of k and k_scale: level 4.
+    std::uint8_t* key_pages = nullptr;
+    const std::int32_t* key_slots = nullptr;  // [T], page x 64 + place
     std::int64_t T, D, R_q, H_I, D_I;
     float eps;
     float factor;       // of the weights: H_I^-0.5 D_I^-0.5
@@ -73,5 +77,9 @@ inline constexpr int widest_indexer_vector = 1024;
 void indexer_vectors_level_1(const IndexerVectors& call);
 void indexer_vectors_level_2(const IndexerVectors& call);
 std::string indexer_vectors_level_2_declines(const IndexerVectors& call);
+
+// Queries [T, H_I, D_I] and keys [T, D_I] from their products to what call asks for, of which weights hold x W_w.
+void indexer_one_pass(const IndexerProject& call, const bf16* q, const bf16* k);
+std::string indexer_one_pass_declines(const IndexerProject& call);
 
 }  // namespace dsa
