@@ -136,6 +136,9 @@ class Workshop:
                 name = source.relative_to(TREE)
                 entry = self.commands[BUILD / "optimized" / "simulated" / f"{name}.cpp"]
                 words = [w for w in shlex.split(entry["command"]) if not w.startswith("-Werror")]
+                if "-include" in words:  # the precompiled headers, which would come before one with a fault
+                    at = words.index("-include")
+                    del words[at : at + 2]
                 place = words.index("-o") + 1
                 old, new = words[place], str(self.folder / f"{i}.o")
                 words[place] = new

@@ -21,7 +21,7 @@ touchstone make --set small
 touchstone text
 touchstone verify
 say "Python tests and notebooks"
-"$python" -m pytest -q -n "$jobs" --durations=20 tests
+"$python" -m pytest -q -n "$jobs" --dist worksteal --durations=20 tests
 
 say "reference under AddressSanitizer and UndefinedBehaviorSanitizer"
 tools/sanitize.sh

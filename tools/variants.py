@@ -42,7 +42,8 @@ def included(file: Path) -> set[Path]:
 def command_of(file: Path) -> list[str]:
     """The compiler and its flags, as the library was built with them: the same instructions, the same layouts."""
     commands = json.loads((BUILT / "compile_commands.json").read_text())
-    entry = next((c for c in commands if c["file"] == str(REPOSITORY / file)), None)
+    # A source that is compiled as a part of another has the flags of its neighbours.
+    entry = next((c for name in (file, OPS / "golden.cpp") for c in commands if c["file"] == str(REPOSITORY / name)), None)
     if entry is None or not (BUILT / "libdsa_reference.a").exists():
         raise SystemExit("the reference is not built: run `make reference` first")
     words = shlex.split(entry["command"])
