@@ -2,38 +2,25 @@
 // shown where it has come to be.
 #include <algorithm>
 
-#include "optimized/dsa_attention/op.h"
+#include "optimized/dsa_attention/parts.h"
 #include "optimized/indexer_top_k/op.h"
-#include "optimized/linear/linear.h"
-#include "optimized/support/arena.h"
 #include "optimized/support/at_level.h"
 #include "optimized/support/stages.h"
 
 namespace dsa {
 namespace {
 
-struct Scratch {
-    bf16 *c_q, *q_nope, *q_rope, *c_kv, *k_rope;
-    void* indexer_q;      // [T, H_I, D_I]
-    float* q_scale;       // [T, H_I]
-    float* head_weights;  // [T, H_I]
+namespace block = attention_block;
+
+struct Scratch : block::Scratch {
     // Context: the cache's tokens and then the new ones.
     bf16* kv;                   // [S, d]
     void* k;                    // [S, D_I]
     float* k_scale;             // [S]
     std::int32_t *start, *end;  // [T]
     float* logits;              // [T, S], at level 1
-    std::int32_t* indices;      // [T, topk]
-    bf16* q;                    // [T, H, d]
-    bf16* out;                  // [T, H, R_kv]
-    float *lse, *max_logit;     // [T, H]
-    bf16* heads;                // [T, H, d_v]
-    void* of_parts;             // workspace of one part after the other
-    std::int64_t of_parts_bytes;
+    float* max_logit;           // [T, H]
 };
-
-bool quantises(const DsaAttention& call) { return call.indexer.quantizer != Quantizer::none; }
-std::int64_t key_bytes(const DsaAttention& call) { return call.indexer.D_I * (quantises(call) ? 1 : 2); }
 
 SparsePrefill attention_of(const DsaAttention& call) {
     SparsePrefill attention{};
@@ -72,7 +59,7 @@ IndexerTopK selection_of(const DsaAttention& call, const IndexerLogits& scores) 
 std::int64_t selection_bytes(const DsaAttention& call) {
     static constexpr unsigned char anywhere[2] = {};
     IndexerLogits scores = scores_of(call);
-    if (quantises(call))
+    if (block::quantises(call))
         scores.q = reinterpret_cast<const e4m3*>(anywhere);
     else
         scores.q_bf16 = reinterpret_cast<const bf16*>(anywhere);
@@ -80,75 +67,27 @@ std::int64_t selection_bytes(const DsaAttention& call) {
 }
 
 Scratch lay_out(Arena& arena, const DsaAttention& call, int level) {
-    const std::int64_t T = call.T, H = call.mla.H;
     Scratch s{};
-    s.c_q = arena.take<bf16>(T * call.mla.R_q);
-    s.q_nope = arena.take<bf16>(T * H * call.mla.d_nope);
-    s.q_rope = arena.take<bf16>(T * H * call.mla.d_rope);
-    s.c_kv = arena.take<bf16>(T * call.mla.R_kv);
-    s.k_rope = arena.take<bf16>(T * call.mla.d_rope);
-    s.indexer_q = arena.take<unsigned char>(T * call.indexer.H_I * key_bytes(call));
-    s.q_scale = arena.take<float>(T * call.indexer.H_I);
-    s.head_weights = arena.take<float>(T * call.indexer.H_I);
+    static_cast<block::Scratch&>(s) = block::lay_out(arena, call);
     s.kv = arena.take<bf16>(call.S() * call.d());
-    s.k = arena.take<unsigned char>(call.S() * key_bytes(call));
+    s.k = arena.take<unsigned char>(call.S() * block::key_bytes(call));
     s.k_scale = arena.take<float>(call.S());
-    s.start = arena.take<std::int32_t>(T);
-    s.end = arena.take<std::int32_t>(T);
-    if (level == 1) s.logits = arena.take<float>(T * call.S());
-    s.indices = arena.take<std::int32_t>(T * call.topk);
-    s.q = arena.take<bf16>(T * H * call.d());
-    s.out = arena.take<bf16>(T * H * call.mla.R_kv);
-    s.lse = arena.take<float>(T * H);
-    s.max_logit = arena.take<float>(T * H);
-    s.heads = arena.take<bf16>(T * H * call.d_v);
-    s.of_parts_bytes =
-        std::max({mla_project_workspace(call.mla), indexer_project_workspace(call.indexer),
-                  sparse_prefill_workspace(attention_of(call)), level == 1 ? 0 : selection_bytes(call)});
+    s.start = arena.take<std::int32_t>(call.T);
+    s.end = arena.take<std::int32_t>(call.T);
+    if (level == 1) s.logits = arena.take<float>(call.T * call.S());
+    s.max_logit = arena.take<float>(call.T * call.mla.H);
+    s.of_parts_bytes = std::max({block::projection_bytes(call), sparse_prefill_workspace(attention_of(call)),
+                                 level == 1 ? 0 : selection_bytes(call)});
     s.of_parts = arena.take<unsigned char>(s.of_parts_bytes);
     return s;
 }
 
-void project(const DsaAttention& call, const Scratch& s) {
-    MlaProject mla = call.mla;
-    mla.c_q = s.c_q;
-    mla.q_nope = s.q_nope;
-    mla.q_rope = s.q_rope;
-    mla.c_kv = s.c_kv;
-    mla.k_rope = s.k_rope;
-    mla.workspace = s.of_parts;
-    mla.workspace_bytes = s.of_parts_bytes;
-    mla_project(mla);
-    show("c_q", s.c_q, {call.T, mla.R_q}, call.stream);
-    show("q_nope", s.q_nope, {call.T, mla.H, mla.d_nope}, call.stream);
-    show("q_rope", s.q_rope, {call.T, mla.H, mla.d_rope}, call.stream);
-    show("c_kv", s.c_kv, {call.T, mla.R_kv}, call.stream);
-    show("k_rope", s.k_rope, {call.T, mla.d_rope}, call.stream);
-}
-
-// Queries and keys of the indexer; the new keys go behind the cache's.
-template <class Number>
-void project_indexer(const DsaAttention& call, const Scratch& s, Number* IndexerProject::*q,
-                     Number* IndexerProject::*k) {
-    IndexerProject indexer = call.indexer;
-    const std::int64_t before = call.C;
-    auto* keys = static_cast<Number*>(s.k);
-    indexer.c_q = s.c_q;
-    indexer.*q = static_cast<Number*>(s.indexer_q);
-    indexer.*k = keys + before * indexer.D_I;
-    indexer.k_scale = s.k_scale + before;
-    indexer.weights = s.head_weights;
-    indexer.q_scale = somebody_listens() ? s.q_scale : nullptr;
-    indexer.workspace = s.of_parts;
-    indexer.workspace_bytes = s.of_parts_bytes;
-    indexer_project(indexer);
-    show("indexer_q", indexer.*q, {call.T, indexer.H_I, indexer.D_I}, call.stream);
-    show("indexer_q_scale", s.q_scale, {call.T, indexer.H_I}, call.stream);
-    show("indexer_k", indexer.*k, {call.T, indexer.D_I}, call.stream);
-    show("indexer_k_scale", indexer.k_scale, {call.T}, call.stream);
-    show("indexer_weights", indexer.weights, {call.T, indexer.H_I}, call.stream);
-    copy_bytes(call.cache_k, keys, before * key_bytes(call), call.stream);
-    copy_bytes(call.cache_k_scale, s.k_scale, before * static_cast<std::int64_t>(sizeof(float)), call.stream);
+// The new keys go behind the cache's.
+void project_indexer(const DsaAttention& call, const Scratch& s) {
+    const std::int64_t before = call.C * block::key_bytes(call);
+    block::project_indexer(call, s, static_cast<unsigned char*>(s.k) + before, s.k_scale + call.C);
+    copy_bytes(call.cache_k, s.k, before, call.stream);
+    copy_bytes(call.cache_k_scale, s.k_scale, call.C * static_cast<std::int64_t>(sizeof(float)), call.stream);
 }
 
 void extend_context(const DsaAttention& call, const Scratch& s) {
@@ -162,7 +101,7 @@ void extend_context(const DsaAttention& call, const Scratch& s) {
 void select(const DsaAttention& call, const Scratch& s, int level) {
     causal_candidates(call, s.start, s.end);
     IndexerLogits scores = scores_of(call);
-    if (quantises(call)) {
+    if (block::quantises(call)) {
         scores.q = static_cast<const e4m3*>(s.indexer_q);
         scores.k = static_cast<const e4m3*>(s.k);
     } else {
@@ -189,33 +128,6 @@ void select(const DsaAttention& call, const Scratch& s, int level) {
     show("topk_indices", s.indices, {call.T, call.topk}, call.stream);
 }
 
-// Of linear, which is no op with a ladder of its own.
-int products_level(int level) { return level == 1 ? 1 : 3; }
-
-// One product a head: y[t, h] = x[t, h] w[h], rows of x, K numbers each, side by side over the heads.
-Linear of_heads(const DsaAttention& call, const bf16* x, std::int64_t K, const HeadWeight& w, bf16* y,
-                std::int64_t N) {
-    Linear product = packed_linear(x, w.as_bf16, y, call.T, K, N, call.stream);
-    product.w_float32 = w.as_float32;
-    product.heads = call.mla.H;
-    product.x_row = call.mla.H * K;
-    product.x_head = K;
-    return product;
-}
-
-// MQA mode: the key's up-projection is absorbed into the query, q = [q_nope W_uk^T, q_rope].
-void absorb(const DsaAttention& call, const Scratch& s, int level) {
-    Linear product = of_heads(call, s.q_nope, call.mla.d_nope, call.W_uk, s.q, call.mla.R_kv);
-    product.w_head = call.mla.d_nope;
-    product.w_k = 1;
-    product.w_n = call.mla.H * call.mla.d_nope;
-    product.y_row = call.mla.H * call.d();
-    product.y_head = call.d();
-    linear(product, products_level(level));
-    append_rope(call, s.q_rope, s.q);
-    show("q", s.q, {call.T, call.mla.H, call.d()}, call.stream);
-}
-
 void attend(const DsaAttention& call, const Scratch& s) {
     SparsePrefill attention = attention_of(call);
     attention.q = s.q;
@@ -232,21 +144,6 @@ void attend(const DsaAttention& call, const Scratch& s) {
     show("attention_max_logit", s.max_logit, {call.T, call.mla.H}, call.stream);
 }
 
-// Each head's latent mean up by W_uv, the heads side by side, times W_o.
-void project_output(const DsaAttention& call, const Scratch& s, int level) {
-    const std::int64_t width = call.mla.H * call.d_v;
-    Linear values = of_heads(call, s.out, call.mla.R_kv, call.W_uv, s.heads, call.d_v);
-    values.w_head = call.d_v;
-    values.w_k = width;
-    values.y_row = width;
-    values.y_head = call.d_v;
-    linear(values, products_level(level));
-    Linear output = packed_linear(s.heads, call.W_o.as_bf16, call.y, call.T, width, call.mla.D, call.stream);
-    output.w_float32 = call.W_o.as_float32;
-    linear(output, products_level(level));
-    show("attention_y", call.y, {call.T, call.mla.D}, call.stream);
-}
-
 }  // namespace
 
 std::int64_t dsa_attention_chain_workspace(const DsaAttention& call, int level) {
@@ -261,16 +158,13 @@ void dsa_attention_chain(const DsaAttention& call, int level) {
     const AtLevel parts(level == 1 ? 1 : 0);
     Arena arena(call.workspace);
     const Scratch s = lay_out(arena, call, level);
-    project(call, s);
-    if (quantises(call))
-        project_indexer<e4m3>(call, s, &IndexerProject::q, &IndexerProject::k);
-    else
-        project_indexer<bf16>(call, s, &IndexerProject::q_bf16, &IndexerProject::k_bf16);
+    block::project(call, s);
+    project_indexer(call, s);
     extend_context(call, s);
     select(call, s, level);
-    absorb(call, s, level);
+    block::absorb(call, s, level);
     attend(call, s);
-    project_output(call, s, level);
+    block::project_output(call, s, level);
 }
 
 }  // namespace dsa

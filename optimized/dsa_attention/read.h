@@ -1,4 +1,5 @@
-// An attention block's part of a call's struct, which dsa_attention and transformer_block have in common.
+// An attention block's part of a call's struct, which dsa_attention, transformer_block and the serving step have in
+// common.
 #pragma once
 
 #include "optimized/dsa_attention/op.h"
@@ -12,10 +13,10 @@ inline HeadWeight head_weight(Arguments& tensors, const char* name, const dsa_te
     return {tensors.in<bf16>(name, tensor, axes), nullptr};
 }
 
-// Weights, cache, parameters and conventions. x is where the normalised input lies or will lie; T and D are bound
-// before.
+// Weights, parameters and conventions. x is where the normalised input lies or will lie; T and D are bound before.
 template <class Args>
-void read_attention(const Case& about, Arguments& tensors, const Args& args, const bf16* x, DsaAttention& call) {
+void read_attention_block(const Case& about, Arguments& tensors, const Args& args, const bf16* x,
+                          DsaAttention& call) {
     const Conventions& conventions = about.conventions();
     MlaProject& mla = call.mla;
     mla.x = x;
@@ -66,22 +67,8 @@ void read_attention(const Case& about, Arguments& tensors, const Args& args, con
     indexer.rope = mla.rope;
     read_indexer_conventions(about, indexer);
 
-    call.start = tensors.maybe<std::int32_t>("start", args.start, {"T"});
-    const bool cached =
-        args.cache_kv.data != nullptr || args.cache_k.data != nullptr || args.cache_k_scale.data != nullptr;
-    if (cached) {
-        call.cache_kv = tensors.in<bf16>("cache_kv", args.cache_kv, {"C", "d"});
-        if (conventions.quantizer == Quantizer::none)
-            call.cache_k = tensors.in<bf16>("cache_k", args.cache_k, {"C", "D_I"});
-        else
-            call.cache_k = tensors.in<e4m3>("cache_k", args.cache_k, {"C", "D_I"});
-        call.cache_k_scale = tensors.in<float>("cache_k_scale", args.cache_k_scale, {"C"});
-        call.C = tensors.size("C");
-    }
-    require(call.S() <= INT32_MAX,
-            "positions are counted in 32 bits: the context must be below 2^31 tokens; it is of ", call.S());
     call.topk = about.whole("topk", args.topk, 0);
-    require(call.topk > 0, "dsa_attention needs the parameter topk: how many tokens a query may select");
+    require(call.topk > 0, "an attention block needs the parameter topk: how many tokens a query may select");
     call.attention.scale = static_cast<float>(about.softmax_scale(args.scale, mla.d_nope, mla.d_rope));
     call.attention.base2 = conventions.lse_base2;
     call.attention.plus_infinity = conventions.empty_row_plus_infinity;
@@ -96,6 +83,26 @@ void read_attention(const Case& about, Arguments& tensors, const Args& args, con
             "kv_latent_fp8 gives a scale to blocks of ", block,
             " numbers: R_kv must be a multiple of it, or less; it is ", mla.R_kv);
     mla.stream = indexer.stream = call.stream = args.stream;
+}
+
+// The same, and the context as one piece: first candidates and the cache.
+template <class Args>
+void read_attention(const Case& about, Arguments& tensors, const Args& args, const bf16* x, DsaAttention& call) {
+    read_attention_block(about, tensors, args, x, call);
+    call.start = tensors.maybe<std::int32_t>("start", args.start, {"T"});
+    const bool cached =
+        args.cache_kv.data != nullptr || args.cache_k.data != nullptr || args.cache_k_scale.data != nullptr;
+    if (cached) {
+        call.cache_kv = tensors.in<bf16>("cache_kv", args.cache_kv, {"C", "d"});
+        if (about.conventions().quantizer == Quantizer::none)
+            call.cache_k = tensors.in<bf16>("cache_k", args.cache_k, {"C", "D_I"});
+        else
+            call.cache_k = tensors.in<e4m3>("cache_k", args.cache_k, {"C", "D_I"});
+        call.cache_k_scale = tensors.in<float>("cache_k_scale", args.cache_k_scale, {"C"});
+        call.C = tensors.size("C");
+    }
+    require(call.S() <= INT32_MAX,
+            "positions are counted in 32 bits: the context must be below 2^31 tokens; it is of ", call.S());
 }
 
 }  // namespace dsa

@@ -43,11 +43,14 @@ IndexerLogitsPaged read(const dsa_indexer_logits_paged_args& args) {
 }
 
 }  // namespace
+
+void indexer_logits_paged(const IndexerLogitsPaged& call) { ladder.run(call); }
+
 }  // namespace dsa
 
 extern "C" {
 int dsa_indexer_logits_paged(const dsa_indexer_logits_paged_args* args) {
-    return dsa::answered([&] { dsa::ladder.run(dsa::read(*args)); });
+    return dsa::answered([&] { dsa::indexer_logits_paged(dsa::read(*args)); });
 }
 int64_t dsa_indexer_logits_paged_workspace(const dsa_indexer_logits_paged_args* args) {
     return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });

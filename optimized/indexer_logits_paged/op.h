@@ -27,6 +27,9 @@ struct IndexerLogitsPaged {
     Stream stream;
 };
 
+// The chosen level, for layers that hold such a call.
+void indexer_logits_paged(const IndexerLogitsPaged& call);
+
 void indexer_logits_paged_level_1(const IndexerLogitsPaged& call);
 void indexer_logits_paged_level_2(const IndexerLogitsPaged& call);
 std::string indexer_logits_paged_level_2_declines(const IndexerLogitsPaged& call);

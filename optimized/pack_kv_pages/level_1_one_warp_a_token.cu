@@ -1,9 +1,7 @@
-// Level 1. Bound: bytes: of a V3.2 token 1152 read and 656 written. A token's bytes need not begin at a multiple of 4
-// in tiny models, so numbers of several bytes are written byte by byte.
-#include "optimized/hopper/numbers.h"
+// Level 1. Bound: bytes: of a V3.2 token 1152 read and 656 written.
 #include "optimized/pack_kv_pages/op.h"
+#include "optimized/pack_kv_pages/token.cuh"
 #include "optimized/support/launch.h"
-#include "optimized/support/quantize.cuh"
 
 namespace dsa {
 namespace {
@@ -20,21 +18,10 @@ __global__ void __launch_bounds__(warps* warp_size)
         return;
     }
     const bf16* row = call.kv + slot * call.d;  // [d]
-    for (int b = 0; b < blocks; ++b) {
-        float amax = 0.0F;
-        for (int i = lane_id(); i < block; i += warp_size) amax = fmaxf(amax, fabsf(to_float(row[b * block + i])));
-        const float scale = block_scale(over_warp(amax, Largest()), call.quantizer, call.ue8m0);
-        for (int i = lane_id(); i < block; i += warp_size)
-            token[b * block + i] = to_e4m3(to_float(row[b * block + i]) / scale).bits;
-        const std::uint32_t bits = __float_as_uint(scale);
-        if (lane_id() < 4) token[call.R_kv + 4 * b + lane_id()] = static_cast<std::uint8_t>(bits >> (8 * lane_id()));
-    }
-    std::uint8_t* rope = token + call.R_kv + 4 * blocks;  // [2 d_rope]
-    for (int i = lane_id(); i < call.d - call.R_kv; i += warp_size) {
-        const std::uint16_t bits = row[call.R_kv + i].bits;
-        rope[2 * i] = static_cast<std::uint8_t>(bits);
-        rope[2 * i + 1] = static_cast<std::uint8_t>(bits >> 8);
-    }
+    for (int b = 0; b < blocks; ++b)
+        pack_latent_block(row + b * block, block, token + b * block, token + call.R_kv + 4 * b, call.quantizer,
+                          call.ue8m0);
+    pack_rope(row + call.R_kv, call.d - call.R_kv, token + call.R_kv + 4 * blocks);
 }
 
 }  // namespace

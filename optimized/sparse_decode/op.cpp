@@ -63,6 +63,8 @@ AtLevel fastest_level(const SparseDecode& call) {
     return AtLevel(level);
 }
 
+}  // namespace
+
 void sparse_decode(const SparseDecode& call) {
     const AtLevel level = fastest_level(call);
     ladder.run(call);
@@ -72,7 +74,6 @@ std::int64_t sparse_decode_workspace(const SparseDecode& call) {
     return ladder.workspace(call);
 }
 
-}  // namespace
 }  // namespace dsa
 
 extern "C" {

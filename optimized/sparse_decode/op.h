@@ -30,6 +30,10 @@ struct SparseDecode {
     std::int64_t token_bytes() const { return R_kv + std::int64_t{4} * (R_kv / block()) + 2 * (d - R_kv); }
 };
 
+// The chosen level, for layers that hold such a call.
+void sparse_decode(const SparseDecode& call);
+std::int64_t sparse_decode_workspace(const SparseDecode& call);
+
 std::int64_t sparse_decode_workspace_1(const SparseDecode& call);
 
 void sparse_decode_level_1(const SparseDecode& call);
