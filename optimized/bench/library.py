@@ -25,6 +25,10 @@ class Library:
         self.library = ctypes.CDLL(str(path.resolve()))
         self.library.dsa_last_error.restype = ctypes.c_char_p
 
+    def error_text(self) -> str:
+        """The last refusal's sentence."""
+        return self.library.dsa_last_error().decode()
+
     def call(self, op: str, tensors: dict[str, torch.Tensor], parameters: dict | None = None, conventions="deepseek-v3.2-exp") -> Call:
         """One prepared call. tensors: by the contract's names, packed, on the GPU."""
         return Call(self, op, tensors, parameters or {}, conventions)
@@ -55,12 +59,12 @@ class Call:
         self.case_json = json.dumps({"parameters": parameters, "conventions": conventions}).encode()
         self.args.case_json = self.case_json
         self.function = getattr(library.library, "dsa_" + op)
-        self.error = library.library.dsa_last_error
+        self.error = library.error_text
         measure = getattr(library.library, f"dsa_{op}_workspace")
         measure.restype = ctypes.c_int64
         size = measure(ctypes.byref(self.args))
         if size < 0:
-            raise RuntimeError(self.error().decode())
+            raise RuntimeError(self.error())
         self.workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
         self.args.workspace, self.args.workspace_bytes = self.workspace.data_ptr(), size
 
@@ -68,7 +72,7 @@ class Call:
         """Starts the op on torch's current stream; refuses with its sentence."""
         self.args.stream = torch.cuda.current_stream().cuda_stream
         if self.function(ctypes.byref(self.args)) != 0:
-            raise RuntimeError(self.error().decode())
+            raise RuntimeError(self.error())
 
 
 def described(tensor: torch.Tensor) -> clib.Tensor:
