@@ -32,8 +32,10 @@ __global__ void __launch_bounds__(threads) weights_of_tile(__grid_constant__ con
         if (is_here && s < call.end + t && (call.start == nullptr || s >= call.start[t]) &&
             (call.selectors == nullptr || is_selected(call.selectors, call.rows, s, t))) {
             const std::int64_t of_row = row * call.lse_row + head;
-            p = expf(call.scores[at] * call.scale - call.lse[of_row]);
-            d_score = p * (call.d_p[at] - call.delta[of_row]) * call.scale;
+            // Rounded before the subtraction, as the maximum in lse was: the p of a row's only position is 1.
+            p = expf(__fmul_rn(call.scores[at], call.scale) - call.lse[of_row]);
+            const bool is_only = call.out_is_of_scores && p == 1.0F;
+            if (!is_only) d_score = p * (call.d_p[at] - call.delta[of_row]) * call.scale;
         }
         memory.p[i / tile][i % tile] = to_bf16(p);
         memory.d_scores[i / tile][i % tile] = to_bf16(d_score);

@@ -48,6 +48,9 @@ struct DenseWeights {
     // Who selected a position (attention/selectors.h), where queries do not see all of them: rows are queries. Or
     // null.
     const std::uint32_t* selectors = nullptr;  // [S, selector_words(rows)]
+    // Whether out and lse came from these scores. Then, where p is 1, out is that position's value, dout . value and
+    // delta are one sum in two orders, and dscore is 0 instead of what their roundings left.
+    bool out_is_of_scores = false;
 };
 void dense_weights(const DenseWeights& call);
 

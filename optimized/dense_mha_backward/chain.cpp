@@ -104,7 +104,8 @@ void dense_mha_backward_chain(const DenseMhaBackward& call, int level) {
                        .end = call.causal ? call.S - call.T + 1 : call.S,
                        .scale = call.scale,
                        .stream = call.stream,
-                       .selectors = call.selectors});
+                       .selectors = call.selectors,
+                       .out_is_of_scores = call.dk_float32 != nullptr});
         to_gradient(in(scratch.d_scores, call.T, call.S), k, call.dq + first * call.d, nullptr, heads);
         const bool in_float32 = call.dk_float32 != nullptr;
         to_gradient(in(scratch.d_scores_t, call.S, call.T), q, in_float32 ? nullptr : call.dk + first * call.d,

@@ -26,7 +26,8 @@ struct DenseMhaBackward {
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
-    // For a layer whose selection is a set of pairs, and which adds dk up further: attention/selectors.h.
+    // For a layer whose selection is a set of pairs (attention/selectors.h), and which adds dk up further; its out
+    // and lse are those of q, k and v.
     const std::uint32_t* selectors = nullptr;  // [S, selector_words(T)], or null
     float* dk_float32 = nullptr;               // [S, H, d]
     // Of score matrices at once: so many heads at a time, but at least one.

@@ -127,5 +127,6 @@ inline int __popc(std::uint32_t x) { return std::popcount(x); }
 inline int __clz(std::uint32_t x) { return std::countl_zero(x); }
 inline int __ffs(std::uint32_t x) { return x == 0 ? 0 : std::countr_zero(x) + 1; }
 inline std::uint32_t __float_as_uint(float x) { return std::bit_cast<std::uint32_t>(x); }
+inline float __fmul_rn(float a, float b) { return a * b; }  // never part of a fused multiply-add
 inline float __uint_as_float(std::uint32_t x) { return std::bit_cast<float>(x); }
 inline float rsqrtf(float x) { return 1.0F / std::sqrt(x); }

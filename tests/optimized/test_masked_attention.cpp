@@ -75,6 +75,25 @@ Results attended(const Inputs& in, bool renormalised, std::int64_t most_bytes, i
     return results;
 }
 
+// The call without its gradients and its workspace.
+DenseMhaBackward way_back(const Inputs& in, const Results& results, const std::vector<bf16>& dout) {
+    DenseMhaBackward call{};
+    call.q = in.q.data();
+    call.k = in.k.data();
+    call.v = in.v.data();
+    call.out = results.out.data();
+    call.lse = results.lse.data();
+    call.dout = dout.data();
+    call.T = call.S = T;
+    call.H = H;
+    call.d = d;
+    call.d_v = d_v;
+    call.causal = true;
+    call.scale = 1.0F;
+    call.selectors = in.selectors.data();
+    return call;
+}
+
 constexpr std::int64_t enough = 1 << 20;
 
 }  // namespace
@@ -145,24 +164,30 @@ TEST_CASE("a query that may see nothing is NaN, not 0") {
     CHECK(std::isnan(results.target[blind * T]));
 }
 
+TEST_CASE("a query that sees one position has no gradient of its scores, not what rounding leaves of one") {
+    Inputs in(1.0F);
+    for (std::int64_t s = 0; s < T; ++s) in.selectors[s] = 1U << s;
+    const Results results = attended(in, false, enough);
+    const std::vector<bf16> dout = waves(T * H * d_v, 0.4F, 1.0F);
+    DenseMhaBackward call = way_back(in, results, dout);
+    std::vector<unsigned char> workspace(static_cast<std::size_t>(dense_mha_backward_workspace(call)));
+    call.workspace = workspace.data();
+    call.workspace_bytes = static_cast<std::int64_t>(workspace.size());
+    std::vector<bf16> dq(T * H * d, number(1.0F)), dv(T * H * d_v);
+    std::vector<float> dk(T * H * d, 1.0F);
+    call.dq = dq.data();
+    call.dk_float32 = dk.data();
+    call.dv = dv.data();
+    dense_mha_backward_chain(call, 1);
+    for (const bf16 x : dq) CHECK(value(x) == 0.0F);
+    for (const float x : dk) CHECK(x == 0.0F);
+}
+
 TEST_CASE("the way back sees the pairs that were allowed, and can keep dk in float32") {
     const Inputs in(1.0F);
     const Results results = attended(in, false, enough);
     const std::vector<bf16> dout = waves(T * H * d_v, 0.4F, 1.0F);
-    DenseMhaBackward call{};
-    call.q = in.q.data();
-    call.k = in.k.data();
-    call.v = in.v.data();
-    call.out = results.out.data();
-    call.lse = results.lse.data();
-    call.dout = dout.data();
-    call.T = call.S = T;
-    call.H = H;
-    call.d = d;
-    call.d_v = d_v;
-    call.causal = true;
-    call.scale = 1.0F;
-    call.selectors = in.selectors.data();
+    DenseMhaBackward call = way_back(in, results, dout);
     std::vector<unsigned char> workspace(static_cast<std::size_t>(dense_mha_backward_workspace(call)));
     call.workspace = workspace.data();
     call.workspace_bytes = static_cast<std::int64_t>(workspace.size());
