@@ -257,7 +257,7 @@ def test_flashmla_sparse_prefill(golden, case):
     assert flashmla_prefill_is_right(golden, case)
 
 
-@pytest.mark.parametrize("case", small("sparse_decode"))
+@pytest.mark.parametrize("case", small("sparse_decode", without=("slots_twice",)))
 def test_flashmla_sparse_decode(golden, case):
     assert flashmla_decode_is_right(golden, case)
 
@@ -290,6 +290,9 @@ def test_flashmla_says_what_it_cannot_do(golden):
     prefill = flashmla.sparse_prefill(flash_mla_sparse_fwd())
     with pytest.raises(NotImplementedError, match="twice"):
         golden("sparse_prefill", "duplicates", prefill.conventions).ask(prefill)
+    decode = flashmla.sparse_decode(flash_mla_with_kvcache())
+    with pytest.raises(NotImplementedError, match="twice"):
+        golden("sparse_decode", "slots_twice", decode.conventions).ask(decode)
     one = np.zeros((1, 129, 576), BF16)
     with pytest.raises(NotImplementedError, match="129"):
         prefill(q=one, kv=one[0], indices=np.zeros((1, 1), np.int32))

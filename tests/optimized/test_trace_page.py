@@ -24,7 +24,7 @@ def home(tmp_path_factory) -> Path:
     """A folder with trace.json and trace.html of the warp-specialised product."""
     home = tmp_path_factory.mktemp("trace")
     environment = os.environ | {"DSA_SIMULATOR_TRACE": str(home / "trace.json")}
-    subprocess.run([CONFORMANCE, home, "product"], check=True, capture_output=True, env=environment)
+    subprocess.run([CONFORMANCE, home, "product"], check=True, capture_output=True, env=environment, timeout=120)
     subprocess.run([sys.executable, REPOSITORY / "tools" / "trace_page.py", home / "trace.json", home / "trace.html"], check=True)
     return home
 
