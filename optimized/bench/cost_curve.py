@@ -152,15 +152,33 @@ def codes(*shape: int) -> torch.Tensor:
     return torch.randint(0, 120, shape, dtype=torch.uint8, device="cuda") | torch.randint(0, 2, shape, dtype=torch.uint8, device="cuda") << 7
 
 
+def key_pages(count: int) -> torch.Tensor:
+    """Pages as pack_key_pages writes them, with random keys [count, 64 (D_I + 4)]"""
+    pages = torch.empty(count, 64 * (D_I + 4), dtype=torch.uint8, device="cuda")
+    pages[:, : 64 * D_I] = codes(count, 64 * D_I)
+    pages[:, 64 * D_I :] = (f32(count * 64).abs() * 1e-2).view(torch.uint8).view(-1, 256)
+    return pages
+
+
+def kv_pages(count: int) -> torch.Tensor:
+    """Pages as pack_kv_pages writes them, with random latents [count, 64, 656]"""
+    pages = torch.empty(count, 64, 656, dtype=torch.uint8, device="cuda")
+    for first in range(0, count, 16384):  # pieces: what is drawn needs more memory than what stays
+        some = pages[first : first + 16384]
+        tokens = some.shape[0] * 64
+        some[..., :512] = codes(*some.shape[:2], 512)
+        some[..., 512:528] = torch.full((tokens, 4), 2.0**-7, device="cuda").view(torch.uint8).view(-1, 64, 16)
+        some[..., 528:] = bf16(tokens, 64).view(torch.uint8).view(-1, 64, 128)
+    return pages
+
+
 def of_a_batch(parts: Parts, B: int, S: int) -> dict:
     """B requests of S tokens decode a token each: pages of FP8 where attention is sparse, bf16 latents where it is dense."""
     found = {
         "projections": parts.part("mla_project", questions.mla_inputs(B)),
         "indexer_project": parts.part("indexer_project", questions.indexer_weights(B)),
     }
-    pages = torch.empty(B * S // 64, 64 * 132, dtype=torch.uint8, device="cuda")
-    pages[:, : 64 * 128] = codes(B * S // 64, 64 * 128)
-    pages[:, 64 * 128 :] = (f32(B * S).abs() * 1e-2).view(torch.uint8).view(-1, 256)
+    pages = key_pages(B * S // 64)
     order = torch.randperm(B * S // 64, device="cuda").to(torch.int32).view(B, S // 64)
     scores = parts.prepared("indexer_logits_paged", {"q": e4m3(B, 1, H_I, D_I), "k_pages": pages, "block_table": order, "context_lens": i32([S] * B),
                                                      "weights": f32(B, H_I, std=1e-2)})  # fmt: skip
@@ -169,13 +187,7 @@ def of_a_batch(parts: Parts, B: int, S: int) -> dict:
 
     found["selection"] = parts.timed("indexer_logits_paged, top_k", one_after_the_other(scores, choice))
     del pages, order, scores, choice, rows
-    cache = torch.empty(B * S // 64, 64, 656, dtype=torch.uint8, device="cuda")
-    for first in range(0, B * S // 64, 16384):  # pieces: what is drawn needs more memory than what stays
-        some = cache[first : first + 16384]
-        tokens = some.shape[0] * 64
-        some[..., :512] = codes(*some.shape[:2], 512)
-        some[..., 512:528] = torch.full((tokens, 4), 2.0**-7, device="cuda").view(torch.uint8).view(-1, 64, 16)
-        some[..., 528:] = bf16(tokens, 64).view(torch.uint8).view(-1, 64, 128)
+    cache = kv_pages(B * S // 64)
     slots = torch.full((B, 1, K), -1, dtype=torch.int32, device="cuda")
     for b in range(B):
         drawn = torch.randperm(S, device="cuda")[:K].sort().values

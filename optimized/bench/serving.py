@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from touchstone import clib
 
-from .cost_curve import block_inputs, codes
+from .cost_curve import block_inputs, key_pages, kv_pages
 from .device import HOPPER_SUMS, PRESET, RERUNS, say
 from .library import Library, described
-from .questions import D, D_I, D_ROPE, R_KV, K, f32, bf16
+from .questions import D, D_I, D_ROPE, R_KV, K
 from .timing import Clock, ceilings
 
 PAGE = 64
@@ -49,17 +49,8 @@ class Step:
         per = -(-(S + s_q) // PAGE)  # pages of a request
         self.t = {n: t for n, t in block_inputs(B * s_q, 0).items() if n in TENSORS}
         self.t["positions"] = torch.arange(S, S + s_q, dtype=torch.int32, device="cuda").repeat(B)
-        kv, k = torch.empty(B * per, PAGE, R_KV + 16 + 2 * D_ROPE, dtype=torch.uint8, device="cuda"), torch.empty(B * per, PAGE * (D_I + 4), dtype=torch.uint8, device="cuda")
-        for first in range(0, B * per, 16384):  # in pieces: what is drawn needs more memory than what stays
-            some, keys = kv[first : first + 16384], k[first : first + 16384]
-            tokens = len(some) * PAGE
-            some[..., :R_KV] = codes(len(some), PAGE, R_KV)
-            some[..., R_KV : R_KV + 16] = torch.full((tokens, 4), 2.0**-7, device="cuda").view(torch.uint8).view(-1, PAGE, 16)
-            some[..., R_KV + 16 :] = bf16(tokens, D_ROPE).view(torch.uint8).view(-1, PAGE, 2 * D_ROPE)
-            keys[:, : PAGE * D_I] = codes(len(some), PAGE * D_I)
-            keys[:, PAGE * D_I :] = (f32(tokens).abs() * 1e-2).view(torch.uint8).view(-1, 4 * PAGE)
         table = torch.randperm(B * per, device="cuda").to(torch.int32).view(B, per)
-        self.t |= {"kv_pages": kv, "k_pages": k, "block_table": table, "y": torch.empty(B * s_q, D, dtype=torch.bfloat16, device="cuda"),
+        self.t |= {"kv_pages": kv_pages(B * per), "k_pages": key_pages(B * per), "block_table": table, "y": torch.empty(B * s_q, D, dtype=torch.bfloat16, device="cuda"),
                    "context_lens": torch.full((B,), S + s_q, dtype=torch.int32, device="cuda")}  # fmt: skip
         self.about = json.dumps(ABOUT).encode()
         self.args = Args(**{n: described(self.t[n]) for n in TENSORS}, topk=K, case_json=self.about)

@@ -2,8 +2,9 @@
 
 The flush stands in the stream before the replayed graph and not in the measured interval: events stand around the
 replay alone. It reads: a flush that writes leaves the cache full of dirty lines, and the call that is measured pays for
-their way to memory (some 20 % of a call whose bound is memory). Spread is the distance between the quartiles. A graph's start costs some microseconds that no kernel is
-to blame for: `overhead` is the time of the smallest kernel, measured in the same way, and stands in every receipt.
+their way to memory (some 20 % of a call whose bound is memory). Spread is the distance between the quartiles. A graph's
+start costs some microseconds that no kernel is to blame for: `overhead` is the time of the smallest kernel, measured in
+the same way, and stands in every receipt.
 """
 
 from __future__ import annotations
