@@ -78,18 +78,17 @@ void attend(const ServingStep& call, const Scratch& s) {
     show("attention_lse", s.lse, {attention.rows, attention.H}, call.stream);
 }
 
-// Of the parts: 1 or, where each chooses for itself, 0.
-int level_of_parts() {
+}  // namespace
+
+int level_of_parts(const char* step) {
     const int level = chosen_level();
     if (level < 0 || level > 2)
-        refuse(Status::not_implemented, "serving_step has the levels 1 and 2; there is no level ", level);
+        refuse(Status::not_implemented, step, " has the levels 1 and 2; there is no level ", level);
     return level == 1 ? 1 : 0;
 }
 
-}  // namespace
-
 std::int64_t serving_step_workspace(const ServingStep& call) {
-    const AtLevel parts(level_of_parts());
+    const AtLevel parts(level_of_parts("serving_step"));
     Arena arena;
     lay_out(arena, call);
     return arena.bytes();
@@ -97,7 +96,7 @@ std::int64_t serving_step_workspace(const ServingStep& call) {
 
 void serving_step(const ServingStep& call) {
     require_workspace(call.workspace, call.workspace_bytes, serving_step_workspace(call));
-    const int level = level_of_parts();
+    const int level = level_of_parts("serving_step");
     const AtLevel parts(level);
     Arena arena(call.workspace);
     const Scratch s = lay_out(arena, call);

@@ -5,23 +5,27 @@
 #include "optimized/serving/serving.h"
 #include "optimized/support/ladder.h"
 #include "optimized/top_k/read.h"
+#include "optimized/transformer_block/read.h"
 
 namespace dsa {
 namespace {
 
-// The tables first: they say how many rows the tokens' tensors must have.
-ServingStep read(const dsa_serving_step_args& args) {
-    const Case about(args.case_json);
-    Arguments tensors;
-    ServingStep call{};
+// The tables: they say how many rows the tokens' tensors must have.
+template <class Args>
+void read_tables(Arguments& tensors, const Args& args, ServingStep& call) {
     call.block_table = tensors.in<std::int32_t>("block_table", args.block_table, {"B", "P"});
     call.context_lens = tensors.in<std::int32_t>("context_lens", args.context_lens, {"B"});
     call.B = tensors.size("B");
     call.P = tensors.size("P");
-    const bf16* x = tensors.in<bf16>("x", args.x, {"T", "D"});
+}
+
+// Attention's weights and both pools. `tokens` is the tensor whose rows are the new tokens: T and D are bound by it.
+template <class Args>
+void read_attention_over_pages(const Case& about, Arguments& tensors, const Args& args, const char* tokens,
+                               const bf16* x, ServingStep& call) {
     read_attention_block(about, tensors, args, x, call.block);
     const DsaAttention& block = call.block;
-    require(call.B > 0 ? block.T % call.B == 0 : block.T == 0, "x must have s_q rows for each of the ", call.B,
+    require(call.B > 0 ? block.T % call.B == 0 : block.T == 0, tokens, " must have s_q rows for each of the ", call.B,
             " requests of block_table; it has ", block.T);
     call.s_q = call.B > 0 ? block.T / call.B : 0;
     require(block.indexer.quantizer != Quantizer::none,
@@ -38,10 +42,30 @@ ServingStep read(const dsa_serving_step_args& args) {
     call.pages = tensors.size("pages");
     require_positions(page_of_tokens * call.P);
     require_positions(page_of_tokens * call.pages);  // of slots
+    call.stream = args.stream;
+}
+
+ServingStep read(const dsa_serving_step_args& args) {
+    const Case about(args.case_json);
+    Arguments tensors;
+    ServingStep call{};
+    read_tables(tensors, args, call);
+    const bf16* x = tensors.in<bf16>("x", args.x, {"T", "D"});
+    read_attention_over_pages(about, tensors, args, "x", x, call);
     call.block.y = tensors.out<bf16>("y", args.y, {"T", "D"});
     call.workspace = args.workspace;
     call.workspace_bytes = args.workspace_bytes;
-    call.stream = args.stream;
+    return call;
+}
+
+ServingBlockStep read(const dsa_serving_block_step_args& args) {
+    const Case about(args.case_json);
+    Arguments tensors;
+    ServingBlockStep call{};
+    read_tables(tensors, args, call.attention);
+    read_hidden(tensors, args, call);
+    read_attention_over_pages(about, tensors, args, "hidden", nullptr, call.attention);
+    read_net(about, tensors, args, call);
     return call;
 }
 
@@ -54,5 +78,11 @@ int dsa_serving_step(const dsa_serving_step_args* args) {
 }
 int64_t dsa_serving_step_workspace(const dsa_serving_step_args* args) {
     return dsa::measured([&] { return dsa::serving_step_workspace(dsa::read(*args)); });
+}
+int dsa_serving_block_step(const dsa_serving_block_step_args* args) {
+    return dsa::answered([&] { dsa::serving_block_step(dsa::read(*args)); });
+}
+int64_t dsa_serving_block_step_workspace(const dsa_serving_block_step_args* args) {
+    return dsa::measured([&] { return dsa::serving_block_step_workspace(dsa::read(*args)); });
 }
 }

@@ -1,12 +1,13 @@
-// One step of decoding: an attention block's forward for the new tokens of many requests, whose context lies in
-// pages. The new tokens are written into their slots, and nothing of the context is copied. What a caller sees of it,
-// and the rules of slots and lengths, is dsa_serving.h's.
+// One step of decoding: the forward of an attention block, or of a whole transformer block, for the new tokens of
+// many requests, whose context lies in pages. The new tokens are written into their slots, and nothing of the context
+// is copied. What a caller sees of it, and the rules of slots and lengths, is dsa_serving.h's.
 //
 // It has no ladder: at level 1 every part is at its level 1, else at the level that it chooses.
 #pragma once
 
 #include "optimized/dsa_attention/op.h"
 #include "optimized/serving/dsa_serving.h"
+#include "optimized/transformer_block/op.h"
 
 namespace dsa {
 
@@ -26,6 +27,17 @@ inline constexpr std::int64_t page_of_tokens = 64;
 
 void serving_step(const ServingStep& call);
 std::int64_t serving_step_workspace(const ServingStep& call);
+
+// A whole block: the residual stream around attention over pages.
+struct ServingBlockStep : ResidualStream {
+    ServingStep attention;  // all but x, y and workspace
+};
+
+void serving_block_step(const ServingBlockStep& call);
+std::int64_t serving_block_step_workspace(const ServingBlockStep& call);
+
+// 1, or, where each part chooses for itself, 0. Refuses a chosen level that a step does not have.
+int level_of_parts(const char* step);
 
 // What the chain does between its parts.
 

@@ -1,102 +1,22 @@
-// The chain that every level is.
-#include <algorithm>
-
-#include "optimized/rms_norm/op.h"
-#include "optimized/support/arena.h"
-#include "optimized/support/compose.h"
-#include "optimized/support/ladder.h"
-#include "optimized/support/stages.h"
-#include "optimized/transformer_block/op.h"
+// The chain that every level is: the residual stream around dsa_attention.
+#include "optimized/transformer_block/residual_stream.h"
 
 namespace dsa {
-namespace {
-
-struct Scratch {
-    bf16* attention_input;  // [T, D]
-    bf16* attention_y;      // [T, D]
-    bf16* middle;           // [T, D], the residual stream between the two halves
-    bf16* ffn_input;        // [T, D]
-    bf16* ffn_y;            // [T, D]
-    FeedForwardScratch dense;
-    Operand dense_x;
-    void* of_parts;  // workspace of attention, then of the mixture
-    std::int64_t of_parts_bytes;
-};
-
-// Of the net's parts: theirs has one more than this ladder.
-int net_level(int level) { return level == 1 ? 1 : 3; }
-
-Scratch lay_out(Arena& arena, const TransformerBlock& call, int level) {
-    const std::int64_t count = call.T * call.D;
-    Scratch s{};
-    s.attention_input = arena.take<bf16>(count);
-    s.attention_y = arena.take<bf16>(count);
-    s.middle = arena.take<bf16>(count);
-    s.ffn_input = arena.take<bf16>(count);
-    s.ffn_y = arena.take<bf16>(count);
-    s.of_parts_bytes = dsa_attention_chain_workspace(call.attention, level);
-    if (call.is_mixture) {
-        s.of_parts_bytes = std::max(s.of_parts_bytes, moe_chain_workspace(call.moe, net_level(level)));
-    } else {
-        s.dense = lay_out_feed_forward(arena, call.dense);
-        s.dense_x = lay_out_rows(arena, s.ffn_input, call.T, call.D, call.dense.quantises_x());
-    }
-    s.of_parts = arena.take<unsigned char>(s.of_parts_bytes);
-    return s;
-}
-
-void norm(const TransformerBlock& call, const bf16* x, const float* weight, bf16* y, int level) {
-    up_to(level, RmsNorm{x, weight, y, call.T, call.D, call.eps, call.stream}, rms_norm_level_1, rms_norm_level_2,
-          rms_norm_level_2_declines);
-}
-
-void attend(const TransformerBlock& call, const Scratch& s, int level) {
-    DsaAttention attention = call.attention;
-    attention.mla.x = attention.indexer.x = s.attention_input;
-    attention.y = s.attention_y;
-    attention.workspace = s.of_parts;
-    attention.workspace_bytes = s.of_parts_bytes;
-    dsa_attention_chain(attention, level);
-}
-
-void run_net(const TransformerBlock& call, const Scratch& s, int level) {
-    if (call.is_mixture) {
-        Moe moe = call.moe;
-        moe.x = moe.gate.x = s.ffn_input;
-        moe.y = s.ffn_y;
-        moe.workspace = s.of_parts;
-        moe.workspace_bytes = s.of_parts_bytes;
-        moe_chain(moe, net_level(level));
-    } else {
-        if (call.dense.quantises_x()) quantise_rows(s.dense_x, call.dense.ue8m0, level, call.stream);
-        feed_forward(call.dense, s.dense_x, s.dense, s.ffn_y, net_level(level));
-    }
-}
-
-}  // namespace
 
 std::int64_t transformer_block_chain_workspace(const TransformerBlock& call, int level) {
-    Arena arena;
-    lay_out(arena, call, level);
-    return arena.bytes();
+    return residual_stream_workspace(call, dsa_attention_chain_workspace(call.attention, level), level);
 }
 
 void transformer_block_chain(const TransformerBlock& call, int level) {
-    require_workspace(call.workspace, call.workspace_bytes, transformer_block_chain_workspace(call, level));
-    Arena arena(call.workspace);
-    const Scratch s = lay_out(arena, call, level);
-    const std::int64_t count = call.T * call.D;
-    norm(call, call.hidden, call.attention_norm, s.attention_input, level);
-    show("attention_input", s.attention_input, {call.T, call.D}, call.stream);
-    attend(call, s, level);
-    add(call.hidden, s.attention_y, s.middle, count, call.stream);
-    show("after_attention", s.middle, {call.T, call.D}, call.stream);
-    norm(call, s.middle, call.ffn_norm, s.ffn_input, level);
-    show("ffn_input", s.ffn_input, {call.T, call.D}, call.stream);
-    run_net(call, s, level);
-    show("ffn_y", s.ffn_y, {call.T, call.D}, call.stream);
-    add(s.middle, s.ffn_y, call.y, count, call.stream);
-    show("after_ffn", call.y, {call.T, call.D}, call.stream);
+    DsaAttention attention = call.attention;
+    attention.workspace_bytes = dsa_attention_chain_workspace(attention, level);
+    const auto attend = [&](const bf16* x, bf16* y, void* workspace) {
+        attention.mla.x = attention.indexer.x = x;
+        attention.y = y;
+        attention.workspace = workspace;
+        dsa_attention_chain(attention, level);
+    };
+    residual_stream(call, {attention.workspace_bytes, attend}, level);
 }
 
 }  // namespace dsa

@@ -10,11 +10,11 @@
 
 namespace dsa {
 
-struct TransformerBlock {
+// What a block is around its attention, wherever that finds its context.
+struct ResidualStream {
     const bf16* hidden;           // [T, D]
     const float* attention_norm;  // [D]
     const float* ffn_norm;        // [D]
-    DsaAttention attention;       // all but x, y and workspace
     bool is_mixture;
     Moe moe;            // of a mixture: all but x, y and workspace
     FeedForward dense;  // else
@@ -24,6 +24,10 @@ struct TransformerBlock {
     void* workspace;
     std::int64_t workspace_bytes;
     Stream stream;
+};
+
+struct TransformerBlock : ResidualStream {
+    DsaAttention attention;  // all but x, y and workspace
 };
 
 void transformer_block_level_1(const TransformerBlock& call);
