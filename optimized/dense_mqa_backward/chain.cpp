@@ -3,7 +3,7 @@
 
 #include "optimized/dense_backward/weights.h"
 #include "optimized/dense_mqa_backward/op.h"
-#include "optimized/linear/linear.h"
+#include "optimized/linear/heads.h"
 #include "optimized/support/arena.h"
 #include "optimized/support/ladder.h"
 
@@ -27,15 +27,6 @@ struct Scratch : DenseScratch {
           given(arena.take<float>(call.S * call.d)) {}
 };
 
-// [T, N] = x [T, K] times the first columns of w: w^T where w is [N, K], w_row numbers to the next row, or w itself.
-Linear product(const bf16* x, std::int64_t T, std::int64_t K, const bf16* w, std::int64_t w_row, bool w_transposed,
-               std::int64_t N, Stream stream) {
-    Linear call = packed_linear(x, w, nullptr, T, K, N, stream);
-    call.w_k = w_transposed ? 1 : w_row;
-    call.w_n = w_transposed ? w_row : 1;
-    return call;
-}
-
 }  // namespace
 
 std::int64_t dense_mqa_backward_workspace(const DenseMqaBackward& call) {
@@ -50,18 +41,24 @@ void dense_mqa_backward_chain(const DenseMqaBackward& call, int level) {
     const Scratch scratch(call, arena);
     const std::int64_t most_queries = queries_at_a_time(call);
     dense_delta(call.out, call.dout, scratch.delta, call.T * call.H, call.d_v, call.stream);
+    // All heads of a query are rows of one matrix, and meet the same latents.
+    const auto product = [&](const HeadMatrices& x, const HeadMatrices& w, bool w_transposed) {
+        return product_of_heads(x, w, w_transposed, 1, call.stream);
+    };
     const auto to_float32 = [&](Linear one, float* y) {
         one.y_float32 = y;
         linear(one, level);
     };
+    const HeadMatrices keys = packed_matrices(call.kv, call.S, call.d);
+    const HeadMatrices values{call.kv, call.S, call.d_v, call.d, 0};  // the first columns
     // Without a query the latents' gradient is 0, which an empty sum also is.
     for (std::int64_t first = 0; first == 0 || first < call.T; first += most_queries) {
         const std::int64_t queries = std::min(most_queries, call.T - first);
         const std::int64_t rows = queries * call.H;
-        const bf16* q = call.q + first * call.H * call.d;          // [rows, d]
-        const bf16* dout = call.dout + first * call.H * call.d_v;  // [rows, d_v]
-        to_float32(product(q, rows, call.d, call.kv, call.d, true, call.S, call.stream), scratch.scores);
-        to_float32(product(dout, rows, call.d_v, call.kv, call.d, true, call.S, call.stream), scratch.d_p);
+        const HeadMatrices q = packed_matrices(call.q + first * call.H * call.d, rows, call.d);
+        const HeadMatrices dout = packed_matrices(call.dout + first * call.H * call.d_v, rows, call.d_v);
+        to_float32(product(q, keys, true), scratch.scores);
+        to_float32(product(dout, values, true), scratch.d_p);
         dense_weights({.scores = scratch.scores,
                        .d_p = scratch.d_p,
                        .lse = call.lse + first * call.H,
@@ -78,13 +75,13 @@ void dense_mqa_backward_chain(const DenseMqaBackward& call, int level) {
                        .end = call.causal ? call.S - call.T + 1 + first : call.S,
                        .scale = call.scale,
                        .stream = call.stream});
-        Linear dq = product(scratch.d_scores, rows, call.S, call.kv, call.d, false, call.d, call.stream);
+        Linear dq = product(packed_matrices(scratch.d_scores, rows, call.S), keys, false);
         dq.y = call.dq + first * call.H * call.d;
         linear(dq, level);
-        to_float32(product(scratch.d_scores_t, call.S, rows, q, call.d, false, call.d, call.stream),
+        to_float32(product(packed_matrices(scratch.d_scores_t, call.S, rows), q, false),
                    first == 0 ? call.dkv : scratch.given);
         if (first > 0) add_to_rows(call.dkv, call.d, scratch.given, call.S, call.d, call.stream);
-        to_float32(product(scratch.p_t, call.S, rows, dout, call.d_v, false, call.d_v, call.stream), scratch.given);
+        to_float32(product(packed_matrices(scratch.p_t, call.S, rows), dout, false), scratch.given);
         add_to_rows(call.dkv, call.d, scratch.given, call.S, call.d_v, call.stream);
     }
 }

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "optimized/linear/linear.h"
+#include "optimized/linear/heads.h"
 #include "optimized/support/arena.h"
 #include "optimized/support/ladder.h"
 
@@ -40,41 +40,19 @@ void masked_attention(const MaskedAttention& call, int level) {
     const std::int64_t T = call.T;
     for (std::int64_t first = 0; first < call.H; first += scratch.heads) {
         const std::int64_t heads = std::min(scratch.heads, call.H - first);
-        Linear scores{};  // q k^T
-        scores.x = call.q + first * call.d;
-        scores.x_row = call.H * call.d;
-        scores.x_head = call.d;
-        scores.w = call.k + first * call.d;
-        scores.w_k = 1;
-        scores.w_n = call.H * call.d;
-        scores.w_head = call.d;
+        const auto of = [&](const bf16* tensor, std::int64_t columns) {
+            return matrices_of_heads(tensor, first, T, call.H, columns);
+        };
+        Linear scores = product_of_heads(of(call.q, call.d), of(call.k, call.d), true, heads, call.stream);
         scores.y_float32 = scratch.scores;
-        scores.y_row = T;
-        scores.y_head = T * T;
-        scores.T = T;
-        scores.K = call.d;
-        scores.N = T;
-        scores.heads = heads;
-        scores.stream = call.stream;
         linear(scores, level);
         masked_softmax(call, scratch.scores, scratch.p, call.lse + first, heads);
         if (call.target != nullptr) add_to_target(call, scratch.scores, first, heads);
-        Linear values{};  // p v
-        values.x = scratch.p;
-        values.x_row = T;
-        values.x_head = T * T;
-        values.w = call.v + first * call.d_v;
-        values.w_k = call.H * call.d_v;
-        values.w_n = 1;
-        values.w_head = call.d_v;
+        Linear values =
+            product_of_heads(packed_matrices(scratch.p, T, T), of(call.v, call.d_v), false, heads, call.stream);
         values.y = call.out + first * call.d_v;
         values.y_row = call.H * call.d_v;
         values.y_head = call.d_v;
-        values.T = T;
-        values.K = T;
-        values.N = call.d_v;
-        values.heads = heads;
-        values.stream = call.stream;
         linear(values, level);
     }
 }
