@@ -214,10 +214,14 @@ def main() -> int:
     if not torch.cuda.is_available():
         say("make device needs a GPU of compute capability 9.0 that PyTorch sees; there is none")
         return 2
+    gpu = torch.cuda.get_device_name()
+    old = next((r for r in receipts.load() if r["gpu"] == gpu), {})
+    if options.full_only and not old:
+        say(f"--full-only adds to an earlier receipt, and {receipts.RECEIPTS} has none of {gpu}: run make device without it first")
+        return 2
     begin = time.monotonic()
     library = Library(options.build / "libdsa_optimized.so")
     receipt = machine()
-    old = next((r for r in receipts.load() if r["gpu"] == receipt["gpu"]), {})
     ladders = receipts.ladders(options.build / "dsa-optimized")
     chosen = {op: levels for op, levels in ladders.items() if not options.only or op in options.only}
     receipt["full_size"] = old.get("full_size", {}) | ({} if options.no_full else full_size_of(chosen, options.build))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,3 +51,15 @@ def test_a_changed_source_is_told(tmp_path, monkeypatch):
     some = {"full_size": {op: {"right": 2, "cases": 2, "sources": ""}}}
     assert receipts.of_full_size(ALL[0] | some).endswith(f"`{op}` 2 of 2 (sources changed since).")
     assert receipts.of_trained_model(changed).endswith("(sources changed since).")
+
+
+def test_full_size_cases_alone_want_an_earlier_receipt(tmp_path):
+    """On a card that no receipt is of: PyTorch is one that only knows the card's name."""
+    (tmp_path / "torch.py").write_text("import sys\nfrom unittest.mock import MagicMock\nfake = MagicMock()\n"
+                                       "fake.cuda.get_device_name.return_value = 'NVIDIA Abacus'\nsys.modules['torch'] = fake\n")  # fmt: skip
+    before = {path: path.read_bytes() for path in receipts.RECEIPTS.iterdir()}
+    done = subprocess.run([sys.executable, "-m", "optimized.bench.device", "--build", tmp_path, "--full-only"], capture_output=True, text=True, check=False,
+                          cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])})  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == f"--full-only adds to an earlier receipt, and {receipts.RECEIPTS} has none of NVIDIA Abacus: run make device without it first\n"
+    assert before == {path: path.read_bytes() for path in receipts.RECEIPTS.iterdir()}
