@@ -52,7 +52,7 @@ need_python() {
 need_binding() {
     need_packages "${build_packages[@]}" python3-dev
     local stamp="$TOUCHSTONE_BUILD/binding.stamp"
-    if [ ! -e "$stamp" ] || [ -n "$(find optimized/python optimized/tool/fields.* golden/dsa.h -newer "$stamp" -type f ! -name '*.py' ! -name '*.pyc' ! -name '*.so')" ]; then
+    if [ ! -e "$stamp" ] || [ -n "$(find optimized/python optimized/tool/fields.* optimized/serving/fields.inc optimized/serving/dsa_serving.h golden/dsa.h -newer "$stamp" -type f ! -name '*.py' ! -name '*.pyc' ! -name '*.so')" ]; then
         "$python" -m pip install -q --disable-pip-version-check -e ./optimized/python
         touch "$stamp"
     fi

@@ -4,18 +4,23 @@
 #include <cctype>
 #include <stdexcept>
 
+#include "optimized/serving/dsa_serving.h"
+
 // An op of the contract that no folder here implements has no function: its address is null.
 #define DSA_OP_BEGIN(op)                                                        \
     extern "C" __attribute__((weak)) int dsa_##op(const dsa_##op##_args* args); \
     extern "C" __attribute__((weak)) int64_t dsa_##op##_workspace(const dsa_##op##_args* args);
 #define DSA_INPUT(...)
+#define DSA_UPDATED(...)
 #define DSA_OUTPUT(...)
 #define DSA_WHOLE(...)
 #define DSA_REAL(...)
 #define DSA_OP_END(op)
+#include "optimized/serving/fields.inc"
 #include "optimized/tool/fields.inc"
 #undef DSA_OP_BEGIN
 #undef DSA_INPUT
+#undef DSA_UPDATED
 #undef DSA_OUTPUT
 #undef DSA_WHOLE
 #undef DSA_REAL
@@ -30,6 +35,7 @@ namespace {
             offsetof(dsa_##op##_args, workspace_bytes), offsetof(dsa_##op##_args, stream), {
 #define DSA_INPUT(op, name, axes, optional) \
     {FieldKind::input, #name, offsetof(dsa_##op##_args, name), axes, "", optional},
+#define DSA_UPDATED(op, name, axes) {FieldKind::updated, #name, offsetof(dsa_##op##_args, name), axes, "uint8"},
 #define DSA_OUTPUT(op, field, name, axes, dtype) \
     {FieldKind::output, #name, offsetof(dsa_##op##_args, field), axes, dtype},
 #define DSA_WHOLE(op, name) {FieldKind::whole, #name, offsetof(dsa_##op##_args, name), "", ""},
@@ -104,6 +110,13 @@ class Expression {
 const std::vector<OpFields>& all_fields() {
     static const std::vector<OpFields> all{
 #include "optimized/tool/fields.inc"
+    };
+    return all;
+}
+
+const std::vector<OpFields>& serving_fields() {
+    static const std::vector<OpFields> all{
+#include "optimized/serving/fields.inc"
     };
     return all;
 }

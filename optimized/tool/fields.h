@@ -12,7 +12,8 @@
 
 namespace dsa {
 
-enum class FieldKind { input, output, whole, real };
+// updated: read and written, as a cache is.
+enum class FieldKind { input, updated, output, whole, real };
 
 struct Field {
     FieldKind kind;
@@ -38,6 +39,8 @@ struct OpFields {
 
 // Of every op of the contract, here or not.
 const std::vector<OpFields>& all_fields();
+// Of the serving steps, which are no ops of the contract (serving/dsa_serving.h).
+const std::vector<OpFields>& serving_fields();
 // Null if there is no op of that name here.
 const OpFields* fields_of(const std::string& op);
 std::vector<std::string> op_names();

@@ -20,14 +20,16 @@ from touchstone.conventions import expanded
 
 from . import _native
 from .ops import Ops
+from .serving import Serving
 
 NUMPY = {"float64": np.float64, "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float8_e4m3": ml_dtypes.float8_e4m3fn,
          "uint8": np.uint8, "int32": np.int32, "int64": np.int64, "bool": np.bool_}  # fmt: skip
 QUANTISED = ("act_quant", "indexer_project")  # their outputs' dtype follows the quantiser
 
 
-class Library(Ops):
-    """A library of dsa.h, loaded by path. Its ops are methods; `offers` names those that it has."""
+class Library(Ops, Serving):
+    """A library of dsa.h, loaded by path. Its ops are methods; `offers` names those that it has. Beside them it plans steps of
+    decoding over pages (serving.py)."""
 
     def __init__(self, path: str | Path):
         self._native = _native.Library(str(Path(path).resolve()))

@@ -19,6 +19,33 @@ from .library import Library
 FLOAT32 = ("q_norm", "kv_norm", "k_norm", "k_bias", "attention_norm", "ffn_norm", "bias")  # whatever the checkpoint stores
 
 
+class Ends:
+    """A model's two ends: rows of the embedding, and the last norm with the head."""
+
+    def __init__(self, library: Library, checkpoint: Checkpoint, config: dict):
+        self.library, self.eps = library, config.get("rms_norm_eps", 1e-6)
+        self.embedding = dtypes.from_storage(*checkpoint.stored("model.embed_tokens.weight"))
+        head = "model.embed_tokens.weight" if config.get("tie_word_embeddings") else "lm_head.weight"
+        self.head = dtypes.from_storage(*checkpoint.stored(head)).astype(np.float32)  # [V, D]
+        self.norm = library.put(dtypes.from_storage(*checkpoint.stored("model.norm.weight")).astype(np.float32), "float32")
+
+    def known(self, tokens) -> np.ndarray:
+        """Token ids as an array; refused where the vocabulary has not all of them."""
+        tokens = np.asarray(tokens)
+        require(len(tokens) > 0, "a forward pass needs at least one token")
+        require(((tokens >= 0) & (tokens < len(self.embedding))).all(), f"token ids must be from 0 to {len(self.embedding) - 1}, the vocabulary's last")
+        return tokens
+
+    def rows(self, tokens: np.ndarray) -> np.ndarray:
+        """tokens [T] -> hidden [T, D], bfloat16's bytes"""
+        return dtypes.to_bfloat16(self.embedding[tokens].astype(np.float32))
+
+    def logits(self, hidden) -> np.ndarray:
+        """hidden [T, D] in the library's memory -> float32 [T, V]"""
+        last = self.library.rms_norm(hidden, self.norm, eps=self.eps)
+        return self.library.numpy(last).astype(np.float32) @ self.head.T
+
+
 class Model:
     """A checkpoint on a library.
 
@@ -35,16 +62,11 @@ class Model:
         require(0 < capacity <= limit, f"the capacity must be from 1 to max_position_embeddings = {limit} tokens; it is {capacity}")
         self.library, self.capacity = Library(library), capacity
         checkpoint = Checkpoint(Path(weights))
-        self.eps = self.config.get("rms_norm_eps", 1e-6)
         parameters = parameters_of(self.config)
         quantised = "bfloat16" if expanded(conventions)["quantizer"] == "none" else "float8_e4m3"
         self.layers = [Layer(self.library, weights_of(LayerWeights(checkpoint, self.config, i)), parameters, conventions, quantised, capacity)
                        for i in range(self.config["num_hidden_layers"])]  # fmt: skip
-        self.embedding = dtypes.from_storage(*checkpoint.stored("model.embed_tokens.weight"))
-        head = "model.embed_tokens.weight" if self.config.get("tie_word_embeddings") else "lm_head.weight"
-        self.head = dtypes.from_storage(*checkpoint.stored(head)).astype(np.float32)  # [V, D]
-        norm = dtypes.from_storage(*checkpoint.stored("model.norm.weight")).astype(np.float32)
-        self.norm = self.library.put(norm, "float32")
+        self.ends = Ends(self.library, checkpoint, self.config)
 
     @property
     def tokens(self) -> int:
@@ -58,28 +80,25 @@ class Model:
 
     def forward(self, tokens) -> np.ndarray:
         """tokens [T], following on those in the caches -> the logits of the last one, float32 [V]"""
-        tokens = np.asarray(tokens)
-        T, V = len(tokens), len(self.embedding)
-        require(T > 0, "a forward pass needs at least one token")
-        require(((tokens >= 0) & (tokens < V)).all(), f"token ids must be from 0 to {V - 1}, the vocabulary's last")
+        tokens = self.ends.known(tokens)
+        T = len(tokens)
         require(self.tokens + T <= self.capacity, f"the caches have room for {self.capacity} tokens; {self.tokens} are in "
                 f"them, {T} more were given: make the model with a larger capacity")  # fmt: skip
         library = self.library
-        hidden = library.put(dtypes.to_bfloat16(self.embedding[tokens].astype(np.float32)), "bfloat16")
+        hidden = library.put(self.ends.rows(tokens), "bfloat16")
         other = library.empty(hidden.shape, "bfloat16")
         positions = library.put(np.arange(self.tokens, self.tokens + T, dtype=np.int32))
         try:
             for layer in self.layers:
                 layer.run(hidden, positions, other)
                 hidden, other = other, hidden
-            last = library.rms_norm(hidden.rows(T - 1, 1), self.norm, eps=self.eps)
-            return library.numpy(last).astype(np.float32)[0] @ self.head.T
+            return self.ends.logits(hidden.rows(T - 1, 1))[0]
         finally:
             library.synchronise()  # before the arrays are given back
 
     def generate(self, prompt, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Greedy decoding: the likeliest next token, of equal ones the lower. -> tokens int32 [count], logits [count, V]"""
-        tokens, logits = np.zeros(count, np.int32), np.zeros((count, len(self.head)), np.float32)
+        tokens, logits = np.zeros(count, np.int32), np.zeros((count, len(self.ends.head)), np.float32)
         following = prompt
         for i in range(count):
             logits[i] = self.forward(following)

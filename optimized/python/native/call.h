@@ -24,6 +24,7 @@ class Call {
 
     // Fields of each kind in the struct's order.
     std::vector<const Field*> inputs() const { return of(FieldKind::input); }
+    std::vector<const Field*> updated() const { return of(FieldKind::updated); }
     std::vector<const Field*> outputs() const { return of(FieldKind::output); }
 
     void whole(const std::string& name, std::int64_t value) { whole_[name] = value; }

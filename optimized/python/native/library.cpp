@@ -13,10 +13,11 @@ Function Library::find(const std::string& name) const {
 
 Library::Library(const std::string& path) : handle_(dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)), path_(path) {
     require(handle_ != nullptr, "the library ", path, " cannot be loaded: ", dlerror());
-    for (const OpFields& fields : all_fields())
-        if (const auto run = find<int (*)(const void*)>("dsa_" + fields.name))
-            ops_[fields.name] = {&fields, run,
-                                 find<std::int64_t (*)(const void*)>("dsa_" + fields.name + "_workspace")};
+    for (const auto* all : {&all_fields(), &serving_fields()})
+        for (const OpFields& fields : *all)
+            if (const auto run = find<int (*)(const void*)>("dsa_" + fields.name))
+                ops_[fields.name] = {&fields, run,
+                                     find<std::int64_t (*)(const void*)>("dsa_" + fields.name + "_workspace")};
     require(!ops_.empty(), "the library ", path, " has none of dsa.h's functions (dsa_rms_norm, dsa_top_k, ...)");
     if (const auto wants = find<int (*)()>("dsa_wants_device_memory")) on_device_ = wants() != 0;
 }

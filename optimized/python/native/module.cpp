@@ -1,9 +1,11 @@
 // dsa_optimized._native: libraries of dsa.h, called on arrays that speak DLPack.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <map>
+#include <memory>
 
 #include "optimized/python/native/array.h"
 
@@ -114,58 +116,111 @@ void read_parameters(Call& call, const nb::dict& parameters) {
     }
 }
 
-// inputs, outputs: in the order of the struct's fields, None for what is not given. quantised: the dtype of outputs
-// that follow the quantiser. allocate(shape, dtype) makes the outputs that are missing, workspace(bytes) the scratch.
-// -> all outputs
+// A call whose tensors and parameters are checked and kept: it runs as often as it is asked to, on the same memory.
+class Planned {
+   public:
+    // inputs, updated, outputs: in the order of the struct's fields, None for what is not given. quantised: the dtype
+    // of outputs that follow the quantiser. allocate(shape, dtype) makes the outputs that are missing.
+    Planned(const Library& library, const std::string& op, const nb::sequence& inputs, const nb::sequence& updated,
+            const nb::sequence& outputs, const nb::dict& parameters, const std::optional<std::string>& case_json,
+            const std::string& quantised, const nb::object& allocate)
+        : library_(library), call_(library, op), about_(case_json.value_or("")) {
+        const bool device = library.wants_device_memory();
+        const auto counted = [&](const nb::sequence& objects, const std::vector<const Field*>& fields,
+                                 const char* what) {
+            require(nb::len(objects) == fields.size(), op, " has ", fields.size(), " ", what, "; ", nb::len(objects),
+                    " were given");
+            return fields;
+        };
+        std::size_t i = 0;
+        const auto needed = [&](const nb::sequence& objects, const Field& field) {
+            nb::object object = objects[i++];
+            require(!object.is_none() || field.optional, op, " needs ", field.name, "; None was given");
+            return object;
+        };
+        for (const Field* field : counted(inputs, call_.inputs(), "inputs"))
+            if (const nb::object object = needed(inputs, *field); !object.is_none())
+                place(*field, given<nb::ro>(object, field->name, device));
+        i = 0;
+        for (const Field* field : counted(updated, call_.updated(), "tensors that are read and written"))
+            place(*field, given<>(needed(updated, *field), field->name, device));
+        read_parameters(call_, parameters);
+        call_.bind();
+        i = 0;
+        for (const Field* field : counted(outputs, call_.outputs(), "outputs")) {
+            nb::object object = outputs[i++];
+            if (object.is_none())
+                object = allocate(nb::cast(call_.shape_of(*field)),
+                                  field->dtype == "quantised" ? quantised : field->dtype);
+            place(*field, given<>(object, field->name, device));
+            results_.append(object);
+        }
+        if (case_json) call_.case_json(about_.c_str());
+        workspace_bytes_ = call_.workspace_bytes();
+    }
+    Planned(const Planned&) = delete;
+    Planned& operator=(const Planned&) = delete;
+
+    std::int64_t workspace_bytes() const { return workspace_bytes_; }
+    void workspace(nb::handle array) {
+        Given scratch = given<>(array, "the workspace", library_.wants_device_memory());
+        require(scratch.tensor.dtype == dsa_uint8 && scratch.tensor.rank == 1 &&
+                    (scratch.tensor.shape[0] <= 1 || scratch.tensor.stride[0] == 1),
+                "the workspace must be packed uint8 numbers of one axis");
+        require(scratch.tensor.shape[0] >= workspace_bytes_, "the workspace must have at least ", workspace_bytes_,
+                " bytes; it has ", scratch.tensor.shape[0]);
+        call_.workspace(scratch.tensor.data, scratch.tensor.shape[0]);
+        workspace_ = std::move(scratch.keeper);
+    }
+    // -> all outputs
+    nb::list run(std::uintptr_t stream, const nb::object& stages) {
+        require(workspace_bytes_ == 0 || workspace_.is_valid(), "a call that is planned needs a workspace of ",
+                workspace_bytes_, " bytes before it runs");
+        call_.stream(reinterpret_cast<void*>(stream));
+        Stages shown(library_, stages);
+        {
+            const nb::gil_scoped_release unlocked;
+            call_.run();
+        }
+        shown.rethrow();
+        return results_;
+    }
+
+   private:
+    void place(const Field& field, Given found) {
+        call_.put(field, found.tensor);
+        keepers_.push_back(std::move(found.keeper));
+    }
+
+    const Library& library_;
+    Call call_;
+    std::string about_;
+    std::vector<nb::object> keepers_;
+    nb::object workspace_;
+    nb::list results_;
+    std::int64_t workspace_bytes_ = 0;
+};
+
+// The same at once. workspace(bytes) makes the scratch.
 nb::list call(const Library& library, const std::string& op, const nb::sequence& inputs, const nb::sequence& outputs,
               const nb::dict& parameters, const std::optional<std::string>& case_json, std::uintptr_t stream,
               const std::string& quantised, const nb::object& allocate, const nb::object& workspace,
               const nb::object& stages) {
-    Call call(library, op);
-    const bool device = library.wants_device_memory();
-    std::vector<nb::object> keepers;
-    const auto place = [&](const Field& field, Given found) {
-        call.put(field, found.tensor);
-        keepers.push_back(std::move(found.keeper));
+    const auto updated = nb::borrow<nb::sequence>(nb::list());
+    Planned planned(library, op, inputs, updated, outputs, parameters, case_json, quantised, allocate);
+    if (planned.workspace_bytes() > 0) planned.workspace(workspace(planned.workspace_bytes()));
+    return planned.run(stream, stages);
+}
+
+// Which tensors an op is given: what it reads, and what it reads and writes.
+nb::tuple takes(const Library& library, const std::string& op) {
+    const Call call(library, op);
+    const auto names = [](const std::vector<const Field*>& fields) {
+        nb::list all;
+        for (const Field* field : fields) all.append(nb::str(field->name.c_str()));
+        return all;
     };
-    const std::vector<const Field*> input_fields = call.inputs();
-    require(nb::len(inputs) == input_fields.size(), op, " has ", input_fields.size(), " inputs; ", nb::len(inputs),
-            " were given");
-    for (std::size_t i = 0; i < input_fields.size(); ++i) {
-        const nb::object object = inputs[i];
-        require(!object.is_none() || input_fields[i]->optional, op, " needs ", input_fields[i]->name,
-                "; None was given");
-        if (!object.is_none()) place(*input_fields[i], given<nb::ro>(object, input_fields[i]->name, device));
-    }
-    read_parameters(call, parameters);
-    call.bind();
-    const std::vector<const Field*> output_fields = call.outputs();
-    require(nb::len(outputs) == output_fields.size(), op, " has ", output_fields.size(), " outputs; ",
-            nb::len(outputs), " were given");
-    nb::list results;
-    for (std::size_t i = 0; i < output_fields.size(); ++i) {
-        nb::object object = outputs[i];
-        const Field& field = *output_fields[i];
-        if (object.is_none())
-            object = allocate(nb::cast(call.shape_of(field)), field.dtype == "quantised" ? quantised : field.dtype);
-        place(field, given<>(object, field.name, device));
-        results.append(object);
-    }
-    if (case_json) call.case_json(case_json->c_str());
-    call.stream(reinterpret_cast<void*>(stream));
-    const std::int64_t bytes = call.workspace_bytes();
-    if (bytes > 0) {
-        Given scratch = given<>(workspace(bytes), "the workspace", device);
-        call.workspace(scratch.tensor.data, bytes);
-        keepers.push_back(std::move(scratch.keeper));
-    }
-    Stages shown(library, stages);
-    {
-        const nb::gil_scoped_release unlocked;
-        call.run();
-    }
-    shown.rethrow();
-    return results;
+    return nb::make_tuple(names(call.inputs()), names(call.updated()));
 }
 
 }  // namespace
@@ -234,6 +289,11 @@ NB_MODULE(_native, module) {
             },
             "host"_a, "Waits for the kernels, and copies the bytes into an array of the host.");
 
+    nb::class_<Planned>(module, "Planned", "A call whose tensors and parameters are checked and kept.")
+        .def_prop_ro("workspace_bytes", &Planned::workspace_bytes)
+        .def("workspace", &Planned::workspace, "array"_a, "Its scratch: uint8, of workspace_bytes or more.")
+        .def("run", &Planned::run, "stream"_a, "stages"_a.none(), "-> all outputs");
+
     nb::class_<Library>(module, "Library")
         .def(nb::init<const std::string&>(), "path"_a)
         .def_prop_ro("offers", &Library::offers)
@@ -241,6 +301,17 @@ NB_MODULE(_native, module) {
         .def("choose_level", &Library::choose_level, "level"_a)
         .def("synchronise", [](const Library& library) { library.memory().synchronise(); })
         .def("empty", &empty, "shape"_a, "dtype"_a, nb::keep_alive<0, 1>(), "Room for an array, as it is found.")
+        .def("takes", &takes, "op"_a)
+        .def(
+            "plan",
+            [](const Library& library, const std::string& op, const nb::sequence& inputs, const nb::sequence& updated,
+               const nb::sequence& outputs, const nb::dict& parameters, const std::optional<std::string>& case_json,
+               const std::string& quantised, const nb::object& allocate) {
+                return std::make_unique<Planned>(library, op, inputs, updated, outputs, parameters, case_json,
+                                                 quantised, allocate);
+            },
+            "op"_a, "inputs"_a, "updated"_a, "outputs"_a, "parameters"_a, "case_json"_a.none(), "quantised"_a,
+            "allocate"_a, nb::keep_alive<0, 1>())
         .def("call", &call, "op"_a, "inputs"_a, "outputs"_a, "parameters"_a, "case_json"_a.none(), "stream"_a,
              "quantised"_a, "allocate"_a, "workspace"_a, "stages"_a.none());
 }
