@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,12 +15,11 @@ from touchstone import Refusal, cases, contract, text
 from touchstone.telling.inputs import Inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / "optimized" / "python"), str(REPOSITORY / "tests")]
+sys.path.append(str(REPOSITORY / "optimized" / "python"))
 
 from dsa_optimized import BadArgument, Library, Misaligned, PagedModel  # noqa: E402
 from dsa_optimized.library import NUMPY  # noqa: E402
 from dsa_optimized.serving import page_shapes  # noqa: E402
-from golden.conftest import reference, run  # noqa: E402, F401
 
 LIBRARY = Path(os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or REPOSITORY / "build" / "libdsa_simulated.so")
 TOKENS, TOPK = 12, 5  # the last queries select
@@ -100,18 +101,42 @@ def test_plans_may_share_their_scratch_and_arrays_of_the_library_go_in(dsa):
     assert dsa.numpy(plan.y).tobytes() == y.tobytes() == stages["attention_y"].tobytes()
 
 
+def as_tensor(array: np.ndarray):
+    """A copy as PyTorch's tensor."""
+    import torch
+
+    plain = {"bfloat16": np.int16, "float8_e4m3fn": np.uint8}.get(array.dtype.name)
+    return torch.from_numpy(array.copy()) if plain is None else torch.from_numpy(array.view(plain).copy()).view(getattr(torch, array.dtype.name))
+
+
 def test_pytorch_s_tensors_go_in_and_come_out(dsa):
     torch = pytest.importorskip("torch")
     asked = Asked("dsa_attention")
-
-    def tensor(array):
-        plain = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8}.get(array.dtype.name)
-        return torch.from_numpy(array.copy()) if plain is None else torch.from_numpy(array.view(plain).copy()).view(getattr(torch, array.dtype.name))
-
-    own = {n: tensor(a) for n, a in asked.pages().items()}
-    plan = asked.planned(dsa, **own, x=tensor(asked.arrays["x"]), weights={n: tensor(a) for n, a in asked.weights.items()})
+    own = {n: as_tensor(a) for n, a in asked.pages().items()}
+    plan = asked.planned(dsa, **own, x=as_tensor(asked.arrays["x"]), weights={n: as_tensor(a) for n, a in asked.weights.items()})
     assert isinstance(plan.run(), torch.Tensor) and plan.y.dtype == torch.bfloat16
     assert plan.y.view(torch.int16).numpy().tobytes() == asked.planned(dsa).run().tobytes()
+
+
+@pytest.mark.parametrize("op", STEPS)
+def test_pytorch_s_ops_are_the_same_steps(dsa, op):
+    """torch.ops.dsa: the pages are written in place and told to be, and shapes follow without a kernel."""
+    torch = pytest.importorskip("torch")
+    from dsa_optimized import torch_ops
+
+    torch_ops.load(LIBRARY)
+    asked = Asked(op)
+    step = asked.plan.removeprefix("plan_")
+    pages = asked.pages()
+    expected = asked.planned(dsa, **pages).run()
+    given = {n: as_tensor(a) for n, a in (asked.pages() | asked.arrays).items()}
+    parameters = {n: v for n, v in asked.parameters.items() if n not in ("conventions", "rope")} | {
+        n: json.dumps(asked.parameters[n]) for n in ("conventions", "rope") if n in asked.parameters}  # fmt: skip
+    y = getattr(torch.ops.dsa, step)(**given, **parameters)
+    assert y.view(torch.int16).numpy().tobytes() == expected.tobytes()
+    for name in ("kv_pages", "k_pages"):
+        assert given[name].numpy().tobytes() == pages[name].tobytes()
+    torch.library.opcheck(getattr(torch.ops.dsa, step).default, (), given | parameters, test_utils=("test_schema", "test_faketensor"))
 
 
 class OnCuda:
@@ -175,32 +200,37 @@ def test_other_refusals_have_their_own_exceptions(dsa):
 
 # ---- a whole model
 TRAINED = text.TRAINED
-DECODED = 6
 
 
-def told(run, folder: Path, prompt: np.ndarray) -> list[int]:  # noqa: F811
-    """What the reference goes on with, its cached latents through e4m3 as pages hold them."""
-    np.save(folder / "tokens.npy", prompt[None])
-    done = run("model", "--config", TRAINED / "config.json", "--weights", TRAINED / "model.safetensors", "--tokens", folder / "tokens.npy",
-               "--out", folder / "out", "--tier", "deployed", "--conventions", "deepseek-v3.2", "--decode", DECODED)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return np.load(folder / "out" / "decode_tokens.npy").reshape(-1).tolist()
+def model_of(**sizes) -> PagedModel:
+    return PagedModel(str(LIBRARY), str(TRAINED / "config.json"), str(TRAINED), **sizes)
 
 
-def test_the_trained_model_generates_the_reference_s_tokens_over_pages(run, tmp_path):  # noqa: F811
-    """Two prompts of different lengths at once, with a free place beside them; one steps into its second page while it decodes."""
-    prompts = [text.ALICE.tokens()[:61], text.PARADISE.tokens()[:37]]
-    model = PagedModel(str(LIBRARY), str(TRAINED / "config.json"), str(TRAINED), requests=3, pages=5, piece=32)
-    tokens, _ = model.generate(prompts, DECODED)
-    for b, prompt in enumerate(prompts):
-        assert tokens[b].tolist() == told(run, tmp_path, prompt), f"prompt {b}"
-    assert sorted(model.free) == list(range(5)) and not model.lens.any()  # all pages are back
+def test_the_book_s_example_generates_the_reference_s_tokens():
+    """Two prompts of different lengths at once, one of which steps into its second page while it decodes."""
+    example = REPOSITORY / "optimized" / "python" / "examples" / "serve_over_pages.py"
+    done = subprocess.run([sys.executable, example, "--library", LIBRARY, "--tokens", "6"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "request 0: 61 tokens in pages [5], next b' '; request 1: 37 tokens in pages [4], next b'a'" in done.stdout
+    assert "request 0: 65 tokens in pages [5, 3], next" in done.stdout
+    assert done.stdout.count("the same 6 tokens as the reference") == 2
+
+
+def test_a_free_place_and_the_pieces_of_a_prompt_change_nothing():
+    """And the pages are back in the end."""
+    prompt = text.ALICE.tokens()[:7]
+    alone, beside = model_of(requests=1, pages=1, piece=7), model_of(requests=2, pages=3, piece=3)
+    tokens, logits = alone.generate([prompt], 2)
+    others = beside.generate([prompt], 2)
+    assert tokens.tolist() == others[0].tolist()
+    np.testing.assert_array_equal(logits, others[1])
+    assert sorted(beside.free) == [0, 1, 2] and not beside.lens.any() and (beside.table == -1).all()
 
 
 def test_a_paged_model_s_bad_use_is_one_sentence():
     with pytest.raises(Refusal, match="a paged model needs at least 1 of pages; it is given 0"):
-        PagedModel(str(LIBRARY), str(TRAINED / "config.json"), str(TRAINED), requests=1, pages=0)
-    model = PagedModel(str(LIBRARY), str(TRAINED / "config.json"), str(TRAINED), requests=2, pages=2)
+        model_of(requests=1, pages=0)
+    model = model_of(requests=2, pages=2)
     with pytest.raises(Refusal, match="there are 2 places; 3 prompts were given"):
         model.generate([np.zeros(1, np.int32)] * 3, 1)
     with pytest.raises(Refusal, match="token ids must be from 0 to 255, the vocabulary's last"):

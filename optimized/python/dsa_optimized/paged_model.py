@@ -74,8 +74,9 @@ class PagedModel:
         self.table[b], self.lens[b] = -1, 0
 
     def step(self, tokens: list[np.ndarray]) -> np.ndarray:
-        """tokens[b]: the next tokens of request b, none for a request that waits; at most `piece` of a new request or exactly
-        1 or `piece` of others -> the logits of each request's last one, float32 [B, V]; of those that wait they mean nothing"""
+        """tokens[b]: the next tokens of request b, none for one that waits or has no entry. All requests of a step have 1 each, or
+        `piece`, of which a new request may have fewer -> logits of each request's last token, float32 [B, V]; where a request
+        waits they mean nothing"""
         most = max(len(one) for one in tokens)
         s_q = 1 if most == 1 else self.piece
         lens = np.zeros(self.requests, np.int32)
@@ -96,28 +97,35 @@ class PagedModel:
         self.device_table.write(self.table)
         for plan in self.plans[s_q]:
             plan.run()
-        return self.ends.logits(hidden).reshape(self.requests, s_q, -1)[:, -1]
+        return self.ends.logits(hidden, s_q)
+
+    def read(self, prompts: list) -> np.ndarray:
+        """Up to B new requests, at the places 0, 1, ...: their prompts, of any lengths -> logits of each one's last token,
+        float32 [prompts, V]"""
+        require(0 < len(prompts) <= self.requests, f"there are {self.requests} places; {len(prompts)} prompts were given")
+        pieces = [pieces_of(self.ends.known(prompt), self.piece) for prompt in prompts]
+        logits = np.zeros((len(prompts), len(self.ends.head)), np.float32)
+        nothing = np.zeros(0, np.int32)
+        for b in range(self.requests):
+            require(self.lens[b] == 0, f"request {b} is not over: leave({b}) ends it")
+        for i in range(max(len(of_one) for of_one in pieces)):
+            last = self.step([of_one[i] if i < len(of_one) else nothing for of_one in pieces])
+            for b, of_one in enumerate(pieces):
+                if i == len(of_one) - 1:
+                    logits[b] = last[b]
+        return logits
 
     def generate(self, prompts: list, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Greedy decoding of all prompts at once: the likeliest next token, of equal ones the lower.
 
-        prompts: up to `requests` arrays of token ids, of any lengths -> tokens int32 [prompts, count], logits float32 [prompts,
-        count, V]
+        prompts: up to B arrays of token ids, of any lengths -> tokens int32 [prompts, count], logits float32 [prompts, count, V].
+        Their pages are free again in the end.
         """
-        require(0 < len(prompts) <= self.requests, f"there are {self.requests} places; {len(prompts)} prompts were given")
-        prompts = [self.ends.known(prompt) for prompt in prompts]
-        waiting = [np.zeros(0, np.int32)] * (self.requests - len(prompts))
-        tokens, logits = np.zeros((len(prompts), count), np.int32), np.zeros((len(prompts), count, len(self.ends.head)), np.float32)
+        tokens = np.zeros((len(prompts), count), np.int32)
+        logits = np.zeros((len(prompts), count, len(self.ends.head)), np.float32)
         try:
-            pieces = [pieces_of(prompt, self.piece) for prompt in prompts]
-            for i in range(max(len(of_one) for of_one in pieces)):
-                told = self.step([of_one[i] if i < len(of_one) else of_one[0][:0] for of_one in pieces] + waiting)
-                for b, of_one in enumerate(pieces):
-                    if i == len(of_one) - 1:
-                        logits[b, 0] = told[b]
             for i in range(count):
-                if i > 0:
-                    logits[:, i] = self.step([tokens[b, i - 1 : i] for b in range(len(prompts))] + waiting)[: len(prompts)]
+                logits[:, i] = self.read(prompts) if i == 0 else self.step(list(tokens[:, i - 1 : i]))[: len(prompts)]
                 tokens[:, i] = np.argmax(logits[:, i], axis=1)
         finally:
             self.library.synchronise()

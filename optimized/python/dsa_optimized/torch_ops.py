@@ -100,3 +100,34 @@ def _register(op: contract.Op) -> torch.library.CustomOpDef:
 
 OPS = {name: _register(op) for name, op in contract.OPS.items()}
 torch_gradients.register(OPS)
+
+# Steps of decoding over pages (serving.py). They write new tokens into kv_pages and k_pages, which their schemas say.
+FLAT = {"serving_step": "dsa_attention", "serving_block_step": "transformer_block"}  # the op whose arguments they share
+CONTEXT = ("start", "cache_kv", "cache_k", "cache_k_scale")  # of the flat op
+PAGES = ("kv_pages", "k_pages", "block_table", "context_lens")  # instead
+
+
+def _serving(step: str, op: contract.Op) -> torch.library.CustomOpDef:
+    inputs = [t for t in op.inputs if t.name not in CONTEXT]
+    names = [t.name for t in inputs if not t.optional] + list(PAGES)
+    written = {name: f"Tensor({alias}!)" for alias, name in zip("ab", PAGES)}
+    kinds = {"int": "SymInt?", "float": "float?", "bool": "bool?", "str": "str?", "dict": "str?"}
+    optional = [t.name for t in inputs if t.optional]
+    arguments = [f"{written.get(name, 'Tensor')} {name}" for name in names] + [f"Tensor? {name}=None" for name in optional]
+    keywords = [f"{kinds[type_of(p)]} {p}=None" for p in op.parameters] + ["str? conventions=None"]
+    all_names = (*names, *optional)
+
+    def run(*tensors, conventions=None, **parameters):
+        given = dict(zip(all_names, tensors)) | {n: parameters.pop(n) for n in all_names if n in parameters}
+        tokens, positions = (given.pop(n) for n in all_names[:2])
+        pages = {n: given.pop(n) for n in PAGES}
+        weights = {n: t.detach() for n, t in given.items() if t is not None}
+        about = {n: read(n, v) for n, v in parameters.items()} | {"conventions": read("conventions", conventions)}
+        return getattr(_library_for(tokens), f"plan_{step}")(tokens.detach(), positions, weights, **pages, **about).run()
+
+    made = torch.library.custom_op(f"dsa::{step}", run, mutates_args=tuple(written), schema=f"({', '.join(arguments)}, *, {', '.join(keywords)}) -> Tensor")
+    made.register_fake(lambda tokens, *_, **__: torch.empty_like(tokens))
+    return made
+
+
+SERVING = {step: _serving(step, contract.OPS[op]) for step, op in FLAT.items()}
