@@ -176,3 +176,6 @@ def test_bad_calls_are_one_sentence():
         torch.ops.dsa.rms_norm(bf16(64, 5).T, torch.ones(64))
     with pytest.raises(BadArgument, match="rms_norm: x must be bfloat16; it is float32"):
         torch.ops.dsa.rms_norm(torch.ones(5, 64), torch.ones(64))
+    # Numbers in a sentence of the binding's own: where it has a libstdc++ of its own beside PyTorch's, that was a crash.
+    with pytest.raises(BadArgument, match="x has 5 axes; a tensor of dsa.h has at most 4"):
+        torch.ops.dsa.rms_norm(bf16(1, 1, 1, 5, 64), torch.ones(64))
