@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/tma.h"
 #include "optimized/hopper/warp.h"
 #include "optimized/indexer_logits/warpgroup_scores.cuh"
@@ -39,15 +40,6 @@ struct RingMemory {
     std::int64_t of_warp[ring_threads / warp_size];
     int first_group, first_tile;  // this block's share
     std::int64_t tiles;
-};
-
-// A place in a ring, and the parity of its phase.
-template <int stages>
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
 };
 
 struct Tiles {
@@ -162,8 +154,8 @@ __device__ void begin_ring(Memory& memory, const Problem& problem) {
 // One lane of one warp.
 template <class S, class Memory, class Problem>
 __device__ void produce(Memory& memory, const Problem& problem) {
-    Turn<Memory::stages> turn;
-    Turn<2> set;
+    RingTurn<Memory::stages> turn;
+    RingTurn<2> set;
     Walk<S> walk(memory);
     for (Run run; walk.next(problem, run); set.next()) {
         mbarrier_wait_in_block(memory.queries_empty[set.stage], set.parity ^ 1);
@@ -191,8 +183,8 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
     constexpr bool share_keys = Problem::consumers_share_keys;
     float dots[S::dots];
     float weights[S::weights];
-    Turn<Memory::stages> turn;
-    Turn<2> set;
+    RingTurn<Memory::stages> turn;
+    RingTurn<2> set;
     Walk<S> walk(memory);
     int number = 0;  // of the block's tiles
     for (Run run; walk.next(problem, run); set.next()) {
