@@ -42,6 +42,10 @@ struct RingMemory {
     std::int64_t tiles;
 };
 
+// Lane 0's, so that the compiler sees that all lanes agree, and keeps in uniform registers what follows from it: the
+// products' descriptors.
+__device__ inline int uniform_warpgroup() { return __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128, 0); }
+
 struct Tiles {
     int begin, end;
 };
@@ -198,7 +202,8 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         // What is done now and then stands outside of the innermost loop: its registers are all taken.
         for (int tile = run.begin; tile < run.end;) {
-            const int until = run.end - tile < Take::stretch ? run.end : tile + Take::stretch;
+            const bool in_one = Take::stretch == 0x7fffffff || run.end - tile < Take::stretch;
+            const int until = in_one ? run.end : tile + Take::stretch;
             for (; tile < until; ++tile, turn.next()) {
                 if (!share_keys && number++ % consumers != consumer) continue;
                 mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
