@@ -35,6 +35,13 @@ struct MappedRows : RowsOfKeys<e4m3> {
     }
 };
 
+// Problems whose scores are float32 by their type: a conversion that a predicate keeps from being done costs as if it
+// were.
+template <class Rows>
+struct Float32Scores : Rows {
+    __device__ float score(float head_sum, float key_scale) const { return head_sum * key_scale; }
+};
+
 // Queries [rows, H_I, D_I], so many at once, their heads filled up with zeros. For columns by lane a box has its
 // dimensions in the columns' order: of 4 queries a pair of heads each, then the next pair.
 template <class S>

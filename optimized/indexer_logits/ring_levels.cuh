@@ -26,7 +26,12 @@ inline std::string ring_declines(const IndexerLogits& call) {
 template <int heads, int row_bytes, Relu relu, Columns order>
 void start_ring_of(const IndexerLogits& call) {
     using S = Scores<heads, row_bytes, 256 / heads, order>;
-    start_logits_ring<S, relu>(mapped_rows<S>(call), blocks_for(call.T, 2 * S::queries), call.S, call.stream);
+    const auto start = [&](const auto& rows) {
+        start_logits_ring<S, relu>(rows, blocks_for(call.T, 2 * S::queries), call.S, call.stream);
+    };
+    if constexpr (order == Columns::by_lane)
+        if (!call.bf16_scores) return start(Float32Scores<MappedRows<S>>{mapped_rows<S>(call)});
+    start(mapped_rows<S>(call));
 }
 
 template <Relu relu, Columns order>

@@ -62,13 +62,21 @@ void run(const IndexerTopK& call, const LevelThree& all, bool again) {
     using S = Scores<heads, row_bytes, 256 / heads, Columns::by_lane>;
     RunLists lists = all.lists;
     if (again) lists.guesses = nullptr;
-    if (all.blocks > 0)
-        launch("indexer_top_k_ring", indexer_top_k_ring<S, KeptRows<S>>,
+    const auto ring = [&]<class Problem>(const Problem& problem) {
+        launch("indexer_top_k_ring", indexer_top_k_ring<S, Problem>,
                {.blocks = all.blocks,
                 .threads = ring_threads,
                 .shared_bytes = sizeof(KeepingMemory<S>),
                 .stream = call.scoring.stream},
-               KeptRows<S>{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}, lists);
+               problem, lists);
+    };
+    if (all.blocks > 0) {
+        const KeptRows<S> rows{mapped_rows<S>(call.scoring), again ? lists.again : nullptr};
+        if (call.scoring.bf16_scores)
+            ring(rows);
+        else
+            ring(Float32Scores<KeptRows<S>>{rows});
+    }
     launch("best_of_runs", best_of_runs,
            {.blocks = call.scoring.T,
             .threads = choosing_threads,
