@@ -5,6 +5,6 @@
 namespace dsa {
 
 std::string indexer_logits_level_3_declines(const IndexerLogits& call) { return ring_declines(call); }
-void indexer_logits_level_3(const IndexerLogits& call) { start_ring<Relu::by_absolute>(call); }
+void indexer_logits_level_3(const IndexerLogits& call) { start_ring<Relu::by_absolute, Columns::by_query>(call); }
 
 }  // namespace dsa

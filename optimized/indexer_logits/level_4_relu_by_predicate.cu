@@ -4,6 +4,6 @@
 
 namespace dsa {
 
-void indexer_logits_level_4(const IndexerLogits& call) { start_ring<Relu::by_predicate>(call); }
+void indexer_logits_level_4(const IndexerLogits& call) { start_ring<Relu::by_predicate, Columns::by_query>(call); }
 
 }  // namespace dsa

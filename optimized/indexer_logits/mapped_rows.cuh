@@ -9,7 +9,7 @@ namespace dsa {
 template <class S>
 struct MappedRows : RowsOfKeys<e4m3> {
     static constexpr bool consumers_share_keys = true;
-    TensorMap q_map;      // [T, H_I, D_I]
+    TensorMap q_map;      // map_of_queries
     TensorMap k_map;      // [S, D_I]
     TensorMap scale_map;  // [S]
 
@@ -18,7 +18,15 @@ struct MappedRows : RowsOfKeys<e4m3> {
     }
     __device__ int groups() const { return static_cast<int>((call.T + queries_at_once - 1) / queries_at_once); }
     __device__ void bring_queries(void* to, int group, int set, Mbarrier& full) const {
-        tma_load(to, q_map, {0, 0, static_cast<int>(first_query(group)) + set * S::queries}, full);
+        const int first = static_cast<int>(first_query(group));
+        if constexpr (S::order == Columns::by_query) {
+            tma_load(to, q_map, {0, 0, first + set * S::queries}, full);
+        } else {
+            constexpr int box = 4 * S::heads * S::row_bytes;
+            for (int i = 0; i < S::queries / 4; ++i)
+                tma_load(static_cast<unsigned char*>(to) + i * box, q_map,
+                         {0, 0, first + set * S::queries + 4 * i, 0}, full);
+        }
     }
     __device__ void bring_keys(void* keys, float* scales, int /*group*/, int tile, Mbarrier& full) const {
         const int s = tile * S::keys;
@@ -27,11 +35,36 @@ struct MappedRows : RowsOfKeys<e4m3> {
     }
 };
 
-// Queries [rows, H_I, D_I], so many at once, their heads filled up with zeros.
+// Problems whose scores are float32 by their type: a conversion that a predicate keeps from being done costs as if it
+// were.
+template <class Rows>
+struct Float32Scores : Rows {
+    __device__ float score(float head_sum, float key_scale) const { return head_sum * key_scale; }
+};
+
+// Queries [rows, H_I, D_I], so many at once, their heads filled up with zeros. For columns by lane a box has its
+// dimensions in the columns' order: of 4 queries a pair of heads each, then the next pair.
 template <class S>
 TensorMap map_of_queries(const e4m3* q, std::int64_t rows, int H_I) {
     Tiled how;
     how.address = q;
+    if (S::order == Columns::by_lane) {
+        constexpr std::uint64_t pair = 2 * S::row_bytes;
+        how.rank = 4;
+        how.extent[0] = S::row_bytes;
+        how.extent[1] = 2;
+        how.extent[2] = static_cast<std::uint64_t>(rows);
+        how.extent[3] = static_cast<std::uint64_t>(H_I / 2);
+        how.stride[1] = S::row_bytes;
+        how.stride[2] = how.extent[3] * pair;
+        how.stride[3] = pair;
+        how.box[0] = S::row_bytes;
+        how.box[1] = 2;
+        how.box[2] = 4;
+        how.box[3] = S::heads / 2;
+        how.swizzle = S::swizzle;
+        return tensor_map("q", how);
+    }
     how.rank = 3;
     how.extent[0] = S::row_bytes;
     how.extent[1] = static_cast<std::uint64_t>(H_I);

@@ -1,6 +1,7 @@
 #include "optimized/indexer_logits/op.h"
 
 #include "optimized/indexer_logits/read.h"
+#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -12,7 +13,8 @@ const Ladder<IndexerLogits> ladder{
      {"tensor cores, a key's heads summed in registers", indexer_logits_level_2, indexer_logits_level_2_declines},
      {"warp-specialised wgmma", indexer_logits_level_3, indexer_logits_level_3_declines},
      {"ReLU by a predicate", indexer_logits_level_4, indexer_logits_level_3_declines},
-     {"few queries", indexer_logits_level_5, indexer_logits_level_5_declines}}};
+     {"few queries", indexer_logits_level_5, indexer_logits_level_5_declines},
+     {"a query a lane", indexer_logits_level_6, indexer_logits_level_6_declines}}};
 
 IndexerLogits read(const dsa_indexer_logits_args& args) {
     const Case about(args.case_json);
@@ -23,9 +25,15 @@ IndexerLogits read(const dsa_indexer_logits_args& args) {
     return call;
 }
 
+// Where nobody chooses: the highest level that takes the call, but for few queries.
+int fastest_level(const IndexerLogits& call) { return indexer_logits_level_5_declines(call).empty() ? 5 : 0; }
+
 }  // namespace
 
-void indexer_logits(const IndexerLogits& call) { ladder.run(call); }
+void indexer_logits(const IndexerLogits& call) {
+    const AtLevel level(chosen_level() == 0 ? fastest_level(call) : chosen_level());
+    ladder.run(call);
+}
 
 }  // namespace dsa
 

@@ -6,6 +6,7 @@
 // level 3  wgmma, with Hopper's sums: a warp brings tiles of keys, two warpgroups score them for 256 heads each
 // level 4  ReLU by a predicate: what is not positive is not added
 // level 5  up to four queries: no columns for more, and the warpgroups take turns at the keys
+// level 6  level 4, its columns in such an order that a thread has all heads of a query, and lanes exchange nothing
 #pragma once
 
 #include "optimized/support/call.h"
@@ -40,5 +41,7 @@ std::string indexer_logits_level_3_declines(const IndexerLogits& call);
 void indexer_logits_level_4(const IndexerLogits& call);
 void indexer_logits_level_5(const IndexerLogits& call);
 std::string indexer_logits_level_5_declines(const IndexerLogits& call);
+void indexer_logits_level_6(const IndexerLogits& call);
+std::string indexer_logits_level_6_declines(const IndexerLogits& call);
 
 }  // namespace dsa

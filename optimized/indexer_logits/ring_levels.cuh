@@ -1,4 +1,4 @@
-// What levels 3 and 4 take, and the kernel for each number of heads.
+// What levels 3, 4 and 6 take, and the kernel for each number of heads.
 #pragma once
 
 #include "optimized/indexer_logits/mapped_rows.cuh"
@@ -23,19 +23,24 @@ inline std::string ring_declines(const IndexerLogits& call) {
     return wgmma_declines(call.hopper_sums, call.q != nullptr, call.H_I, call.D_I);
 }
 
-template <int heads, int row_bytes, Relu relu>
+template <int heads, int row_bytes, Relu relu, Columns order>
 void start_ring_of(const IndexerLogits& call) {
-    using S = Scores<heads, row_bytes, 256 / heads>;
-    start_logits_ring<S, relu>(mapped_rows<S>(call), blocks_for(call.T, 2 * S::queries), call.S, call.stream);
+    using S = Scores<heads, row_bytes, 256 / heads, order>;
+    const auto start = [&](const auto& rows) {
+        start_logits_ring<S, relu>(rows, blocks_for(call.T, 2 * S::queries), call.S, call.stream);
+    };
+    if constexpr (order == Columns::by_lane)
+        if (!call.bf16_scores) return start(Float32Scores<MappedRows<S>>{mapped_rows<S>(call)});
+    start(mapped_rows<S>(call));
 }
 
-template <Relu relu>
+template <Relu relu, Columns order>
 void start_ring(const IndexerLogits& call) {
     if (call.T == 0 || call.S == 0) return;
     const auto start = [&]<int row_bytes>() {
-        if (call.H_I <= 16) return start_ring_of<16, row_bytes, relu>(call);
-        if (call.H_I <= 32) return start_ring_of<32, row_bytes, relu>(call);
-        start_ring_of<64, row_bytes, relu>(call);
+        if (call.H_I <= 16) return start_ring_of<16, row_bytes, relu, order>(call);
+        if (call.H_I <= 32) return start_ring_of<32, row_bytes, relu, order>(call);
+        start_ring_of<64, row_bytes, relu, order>(call);
     };
     if (call.D_I == 64) start.template operator()<64>();
     if (call.D_I == 128) start.template operator()<128>();

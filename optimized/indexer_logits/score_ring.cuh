@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "optimized/hopper/registers.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/tma.h"
 #include "optimized/hopper/warp.h"
 #include "optimized/indexer_logits/warpgroup_scores.cuh"
@@ -41,14 +42,9 @@ struct RingMemory {
     std::int64_t tiles;
 };
 
-// A place in a ring, and the parity of its phase.
-template <int stages>
-struct Turn {
-    int stage = 0, parity = 0;
-    __device__ void next() {
-        if (++stage == stages) stage = 0, parity ^= 1;
-    }
-};
+// Lane 0's, so that the compiler sees that all lanes agree, and keeps in uniform registers what follows from it: the
+// products' descriptors.
+__device__ inline int uniform_warpgroup() { return __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / 128, 0); }
 
 struct Tiles {
     int begin, end;
@@ -162,8 +158,8 @@ __device__ void begin_ring(Memory& memory, const Problem& problem) {
 // One lane of one warp.
 template <class S, class Memory, class Problem>
 __device__ void produce(Memory& memory, const Problem& problem) {
-    Turn<Memory::stages> turn;
-    Turn<2> set;
+    RingTurn<Memory::stages> turn;
+    RingTurn<2> set;
     Walk<S> walk(memory);
     for (Run run; walk.next(problem, run); set.next()) {
         mbarrier_wait_in_block(memory.queries_empty[set.stage], set.parity ^ 1);
@@ -191,8 +187,8 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
     constexpr bool share_keys = Problem::consumers_share_keys;
     float dots[S::dots];
     float weights[S::weights];
-    Turn<Memory::stages> turn;
-    Turn<2> set;
+    RingTurn<Memory::stages> turn;
+    RingTurn<2> set;
     Walk<S> walk(memory);
     int number = 0;  // of the block's tiles
     for (Run run; walk.next(problem, run); set.next()) {
@@ -206,7 +202,8 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         // What is done now and then stands outside of the innermost loop: its registers are all taken.
         for (int tile = run.begin; tile < run.end;) {
-            const int until = run.end - tile < Take::stretch ? run.end : tile + Take::stretch;
+            const bool in_one = Take::stretch == 0x7fffffff || run.end - tile < Take::stretch;
+            const int until = in_one ? run.end : tile + Take::stretch;
             for (; tile < until; ++tile, turn.next()) {
                 if (!share_keys && number++ % consumers != consumer) continue;
                 mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);

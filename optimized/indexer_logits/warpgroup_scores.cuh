@@ -1,6 +1,8 @@
 // How one warpgroup scores 64 keys for some queries with wgmma. Keys are the rows of the product (M), the queries'
-// heads its columns (N). So a thread holds, of 2 keys, the dots of every fourth pair of heads: it takes ReLU, weighs
-// and adds them in its registers, and the 4 threads of a key share out what they join, each ending with other scores.
+// heads its columns (N). A thread takes ReLU of the dots that it holds, weighs and adds them in its registers. With
+// columns by query these are, of 2 keys, every fourth pair of heads of each query, and the 4 threads of a key share
+// out what they join, each ending with other scores; with columns by lane they are all heads of the queries that it
+// ends with.
 //
 // The sums of e4m3 products are Hopper's: fp8_sums of docs/09-conventions.md.
 #pragma once
@@ -14,19 +16,28 @@ struct Seen {
     int begin, end;  // of keys
 };
 
+// In which order the queries' heads are the product's columns. Of every eight columns a thread has the two that begin
+// at 2 (lane % 4).
+enum class Columns {
+    by_query,  // heads of query 0, of query 1, ...: a thread has every fourth pair of each query's heads
+    by_lane,   // pair 0 of heads of queries 0 to 3, pair 1 of them, ...: a thread has all heads of every fourth query
+};
+
 // queries: at once, by one warpgroup. heads: of a query, filled up with zeros to a multiple of 8; both powers of 2.
-template <int heads_, int row_bytes_, int queries_>
+template <int heads_, int row_bytes_, int queries_, Columns order_ = Columns::by_query>
 struct Scores {
+    static constexpr Columns order = order_;
     static constexpr int keys = 64;
     static constexpr int heads = heads_, row_bytes = row_bytes_, queries = queries_;
     static constexpr int columns = heads * queries;
     static constexpr int dots = columns / 2;  // a thread's
     static constexpr int weights = columns / 4;
-    static constexpr int sums = 2 * queries;                // a thread's, before the 4 threads of a key join them
-    static constexpr int scores = sums < 4 ? 1 : sums / 4;  // and after
+    static constexpr int sums = 2 * queries;                // a thread's by query, before the 4 of a key join them
+    static constexpr int scores = sums < 4 ? 1 : sums / 4;  // a thread's
     static constexpr Swizzle swizzle = row_bytes == 128 ? Swizzle::bytes_128 : Swizzle::bytes_64;
     static_assert(row_bytes == 64 || row_bytes == 128, "heads of 64 or 128 e4m3 numbers");
     static_assert(columns <= 256, "wgmma has at most 256 columns");
+    static_assert(order == Columns::by_query || queries % 4 == 0, "each of 4 lanes has a query");
 
     // Which score a thread's number i is: of the tile's key `row` and the queries' `query`. With one query two
     // threads have the same score, and the first of them counts.
@@ -47,6 +58,17 @@ enum class Relu {
 template <class S, class Problem>
 __device__ void bring_weights(float (&weights)[S::weights], const Problem& problem, int t_0, int t_end,
                               float factor) {
+    if constexpr (S::order == Columns::by_lane) {
+#pragma unroll
+        for (int fourth = 0; fourth < S::queries / 4; ++fourth) {
+            const int t = t_0 + 4 * fourth + lane_id() % 4;
+            const float* from = problem.weights(t < t_end ? t : t_0);
+#pragma unroll
+            for (int head = 0; head < S::heads; ++head)
+                weights[fourth * S::heads + head] = t < t_end && head < problem.H_I() ? factor * from[head] : 0.0F;
+        }
+        return;
+    }
     constexpr int steps = S::heads / 8;
     const int first = lane_id() % 4 * 2;
 #pragma unroll
@@ -89,10 +111,38 @@ __device__ void join(float (&v)[n], int flip) {
     }
 }
 
+template <Relu relu>
+__device__ void add_weighed(float& sum, float weight, float dot) {
+    if constexpr (relu == Relu::by_absolute)
+        sum = fmaf(weight, dot + fabsf(dot), sum);
+    else if (!(dot <= 0.0F))
+        sum = fmaf(weight, dot, sum);
+}
+
+// A thread's sums of its own queries' heads, even and odd ones apart, so that no addition waits for the one before
+// it.
+template <class S, Relu relu>
+__device__ void own_head_sums(float (&scores)[S::scores], const float (&dots)[S::dots],
+                              const float (&weights)[S::weights]) {
+    float sums[S::scores][2] = {};  // [key, query] [of a pair]
+#pragma unroll
+    for (int pair = 0; pair < S::heads / 2; ++pair)
+#pragma unroll
+        for (int of_pair = 0; of_pair < 2; ++of_pair)
+#pragma unroll
+            for (int i = 0; i < S::scores; ++i) {
+                const int key = i / (S::queries / 4), j = i % (S::queries / 4) * S::heads / 2 + pair;
+                add_weighed<relu>(sums[i][of_pair], weights[2 * j + of_pair], dots[4 * j + 2 * key + of_pair]);
+            }
+#pragma unroll
+    for (int i = 0; i < S::scores; ++i) scores[i] = sums[i][0] + sums[i][1];
+}
+
 // sum_j w_j ReLU(dot_j), of key S::row and query S::query. by_absolute wants half the weights.
 template <class S, Relu relu>
 __device__ void head_sums(float (&scores)[S::scores], const float (&dots)[S::dots],
                           const float (&weights)[S::weights]) {
+    if constexpr (S::order == Columns::by_lane) return own_head_sums<S, relu>(scores, dots, weights);
     float sums[S::sums] = {};  // [key, query]
     constexpr int steps = S::heads / 8;
     // The next addend of a sum comes after those of all others, so that no addition waits for the one before it.
@@ -105,12 +155,8 @@ __device__ void head_sums(float (&scores)[S::scores], const float (&dots)[S::dot
 #pragma unroll
                 for (int key = 0; key < 2; ++key) {
                     const int j = query * steps + step;
-                    const float dot = dots[4 * j + 2 * key + of_pair], weight = weights[2 * j + of_pair];
-                    float& sum = sums[key * S::queries + query];
-                    if constexpr (relu == Relu::by_absolute)
-                        sum = fmaf(weight, dot + fabsf(dot), sum);
-                    else if (!(dot <= 0.0F))
-                        sum = fmaf(weight, dot, sum);
+                    add_weighed<relu>(sums[key * S::queries + query], weights[2 * j + of_pair],
+                                      dots[4 * j + 2 * key + of_pair]);
                 }
     join(sums, 1);
     float half[S::sums / 2];

@@ -76,7 +76,7 @@ template <class S, Relu relu, class Problem>
 __global__ void __launch_bounds__(ring_threads, 1) logits_ring(__grid_constant__ const Problem problem) {
     auto& memory = shared<RingMemory<S, Problem::consumers_share_keys>>();
     begin_ring<S>(memory, problem);
-    const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+    const int warpgroup = uniform_warpgroup();
     if (warpgroup == 0) {
         give_back_registers<producer_registers>();
         if (warp_id() == 0 && elect_one()) produce<S>(memory, problem);

@@ -20,7 +20,8 @@ constexpr int most_pairs = 32;
 constexpr int page = 64;                    // keys
 constexpr int blocks_a_multiprocessor = 2;  // 128 registers a thread; with 80 and three blocks it is slower
 constexpr int warps_a_multiprocessor = 24;  // that a call of few vectors is spread over
-constexpr int most_batches = 8;
+constexpr int most_batches = 9;      // at T = 4096 and 64 heads that makes two waves of blocks, not a little more
+constexpr int most_key_batches = 4;  // of eight tokens each, whose turns a warp makes one after another
 #if defined(DSA_SIMULATOR)
 constexpr int multiprocessors = 1;  // small cases shall give a warp several batches too
 #else
@@ -32,7 +33,8 @@ struct Pass {
     const bf16* q;     // [T, H_I, D_I], as the product leaves it
     const bf16* k;     // [T, D_I]
     int key_blocks;    // they come first: theirs is more work
-    int warp_batches;  // of queries
+    int key_batches;   // a warp
+    int warp_batches;  // of queries, a warp
 };
 
 struct Turns {
@@ -198,7 +200,8 @@ __global__ void __launch_bounds__(warps* warp_size, blocks_a_multiprocessor)
     Turns& turns = shared<Shared>().turns[warp_id()];
     const int block = static_cast<int>(blockIdx.x);
     if (block < pass.key_blocks) {
-        take_vectors<D_I, true, powers>(pass, turns, (block * warps + warp_id()) * batch, 1);
+        take_vectors<D_I, true, powers>(pass, turns, (block * warps + warp_id()) * pass.key_batches * batch,
+                                        pass.key_batches);
     } else {
         const int warp = (block - pass.key_blocks) * warps + warp_id();
         take_vectors<D_I, false, powers>(pass, turns, warp * pass.warp_batches * batch, pass.warp_batches);
@@ -224,13 +227,14 @@ void indexer_one_pass(const IndexerProject& call, const bf16* q, const bf16* k) 
     const auto at_once = std::int64_t{multiprocessors} * warps_a_multiprocessor * batch;
     const auto warp_batches =
         static_cast<int>(min(std::int64_t{most_batches}, max((queries + at_once - 1) / at_once, std::int64_t{1})));
-    const std::int64_t key_blocks = blocks_for(call.T, warps * batch);
+    const int key_batches = min(most_key_batches, max(warp_batches / 2, 1));
+    const std::int64_t key_blocks = blocks_for(call.T, std::int64_t{warps} * batch * key_batches);
     const Launch how{.blocks = key_blocks + blocks_for(queries, std::int64_t{warps} * batch * warp_batches),
                      .threads = warps * warp_size,
                      .shared_bytes = sizeof(Shared),
                      .stream = call.stream,
                      .overlaps_previous = true};
-    const Pass pass{call, q, k, static_cast<int>(key_blocks), warp_batches};
+    const Pass pass{call, q, k, static_cast<int>(key_blocks), key_batches, warp_batches};
     if (call.D_I == 64 && call.ue8m0) launch("indexer_one_pass", indexer_one_pass<64, true>, how, pass);
     if (call.D_I == 64 && !call.ue8m0) launch("indexer_one_pass", indexer_one_pass<64, false>, how, pass);
     if (call.D_I == 128 && call.ue8m0) launch("indexer_one_pass", indexer_one_pass<128, true>, how, pass);

@@ -93,7 +93,7 @@ void keys(const IndexerProject& call, const Scratch& scratch, int level) {
 }
 
 void project(const IndexerProject& call, int level) {
-    require(call.key_pages == nullptr, "keys go straight into pages at level 4 only");
+    require(call.key_pages == nullptr, "keys go straight into pages from level 4 on");
     require_workspace(call.workspace, call.workspace_bytes, scratch_bytes(call));
     Arena arena(call.workspace);
     const Scratch scratch = lay_out(call, arena);
@@ -114,6 +114,14 @@ void level_4(const IndexerProject& call) {
     product_of_queries(call, scratch, products);
     indexer_one_pass(call, scratch.q, scratch.k);
 }
+void level_5(const IndexerProject& call) {
+    require_workspace(call.workspace, call.workspace_bytes, scratch_bytes(call));
+    Arena arena(call.workspace);
+    const Scratch scratch = lay_out(call, arena);
+    indexer_narrow_products(call, scratch.k);
+    product_of_queries(call, scratch, 3);
+    indexer_one_pass(call, scratch.q, scratch.k);
+}
 
 // The products' rows must be whole pieces of 16 bytes: linear/level_2_tensor_cores.cu. (The head weights, a small
 // product, may take plain tiles.)
@@ -127,13 +135,18 @@ std::string level_4_declines(const IndexerProject& call) {
     const std::string why = level_2_declines(call);
     return why.empty() ? indexer_one_pass_declines(call) : why;
 }
+std::string level_5_declines(const IndexerProject& call) {
+    const std::string why = level_4_declines(call);
+    return why.empty() ? indexer_narrow_products_declines(call) : why;
+}
 
 const Ladder<IndexerProject> ladder{
     "indexer_project",
     {{"plain tiles, then one block a vector", level_1, nullptr, scratch_bytes},
      {"tensor cores, then one warp a vector", level_2, level_2_declines, scratch_bytes},
      {"products by wgmma", level_3, level_2_declines, scratch_bytes},
-     {"queries and keys in one pass", level_4, level_4_declines, scratch_bytes}}};
+     {"queries and keys in one pass", level_4, level_4_declines, scratch_bytes},
+     {"keys' and head weights' products in one", level_5, level_5_declines, scratch_bytes}}};
 
 IndexerProject read(const dsa_indexer_project_args& args) {
     const Case about(args.case_json);

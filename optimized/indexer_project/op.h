@@ -6,6 +6,7 @@
 // level 2  products on the tensor cores; then one warp a vector, which stays in its registers
 // level 3  products at linear's level 3: tensor copies and wgmma
 // level 4  queries and keys in one pass after their products, the Hadamard transform on the tensor cores
+// level 5  the keys' and the head weights' products in one, split over k
 #pragma once
 
 #include "optimized/support/call.h"
@@ -81,5 +82,9 @@ std::string indexer_vectors_level_2_declines(const IndexerVectors& call);
 // Queries [T, H_I, D_I] and keys [T, D_I] from their products to what call asks for, of which weights hold x W_w.
 void indexer_one_pass(const IndexerProject& call, const bf16* q, const bf16* k);
 std::string indexer_one_pass_declines(const IndexerProject& call);
+
+// x W_kI to k [T, D_I] and x W_w to call.weights.
+void indexer_narrow_products(const IndexerProject& call, bf16* k);
+std::string indexer_narrow_products_declines(const IndexerProject& call);
 
 }  // namespace dsa

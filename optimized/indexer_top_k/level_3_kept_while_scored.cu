@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(ring_threads, 1)
         cut.is_full[0] = cut.is_full[1] = 0;
     }
     begin_ring<S>(memory, problem);
-    const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+    const int warpgroup = uniform_warpgroup();
     if (warpgroup == 0) {
         give_back_registers<producer_registers>();
         if (warp_id() == 0 && elect_one()) produce<S>(memory, problem);
@@ -59,16 +59,24 @@ struct KeptRows : MappedRows<S> {
 
 template <int heads, int row_bytes>
 void run(const IndexerTopK& call, const LevelThree& all, bool again) {
-    using S = Scores<heads, row_bytes, 256 / heads>;
+    using S = Scores<heads, row_bytes, 256 / heads, Columns::by_lane>;
     RunLists lists = all.lists;
     if (again) lists.guesses = nullptr;
-    if (all.blocks > 0)
-        launch("indexer_top_k_ring", indexer_top_k_ring<S, KeptRows<S>>,
+    const auto ring = [&]<class Problem>(const Problem& problem) {
+        launch("indexer_top_k_ring", indexer_top_k_ring<S, Problem>,
                {.blocks = all.blocks,
                 .threads = ring_threads,
                 .shared_bytes = sizeof(KeepingMemory<S>),
                 .stream = call.scoring.stream},
-               KeptRows<S>{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}, lists);
+               problem, lists);
+    };
+    if (all.blocks > 0) {
+        const KeptRows<S> rows{mapped_rows<S>(call.scoring), again ? lists.again : nullptr};
+        if (call.scoring.bf16_scores)
+            ring(rows);
+        else
+            ring(Float32Scores<KeptRows<S>>{rows});
+    }
     launch("best_of_runs", best_of_runs,
            {.blocks = call.scoring.T,
             .threads = choosing_threads,
@@ -91,7 +99,7 @@ void guess_from_sample(const IndexerTopK& call, const LevelThree& all) {
     scoring.end = sample.end;
     scoring.S = sampled;
     scoring.logits = sample.logits;
-    indexer_logits_level_4(scoring);
+    indexer_logits_level_6(scoring);
     launch("guess", guess,
            {.blocks = call.scoring.T,
             .threads = guessing_threads,
@@ -124,7 +132,7 @@ std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call) {
 }
 
 std::string indexer_top_k_level_3_declines(const IndexerTopK& call) {
-    const std::string why = ring_declines(call.scoring);
+    const std::string why = indexer_logits_level_6_declines(call.scoring);
     constexpr std::int64_t most_k = 1 << 20;
     if (why.empty() && call.k > most_k)
         return sentence("there is room for a k of up to ", most_k, "; it is ", call.k);

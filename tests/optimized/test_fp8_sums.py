@@ -13,7 +13,7 @@ from touchstone.plugins import Limits, Worker
 from touchstone.telling.inputs import Inputs
 
 LIBRARY = Path(os.environ.get("TOUCHSTONE_SIMULATED_LIBRARY") or Path(__file__).resolve().parents[2] / "build" / "libdsa_simulated.so")
-ON_WGMMA = {"indexer_logits": (3, 4), "indexer_logits_paged": (3,)}
+ON_WGMMA = {"indexer_logits": (3, 4, 6), "indexer_logits_paged": (3,)}
 
 
 def logits(op: str, sums: str, level: int) -> np.ndarray:

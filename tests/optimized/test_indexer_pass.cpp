@@ -1,5 +1,5 @@
 // Does one pass over queries and keys give what the steps give one after the other, for every size, rope and
-// quantiser, and do keys lie where a cache of pages wants them?
+// quantiser, and do keys lie where a cache of pages wants them? And is the product of keys and head weights theirs?
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -226,6 +226,49 @@ TEST_CASE("keys go to their slots of the pages and nowhere else") {
     }
 }
 
+TEST_CASE("keys' and head weights' products in one: rows, heads and k that fill no tile") {
+    struct Sizes {
+        std::int64_t T, D, H_I, D_I;
+    };
+    for (const Sizes of : {Sizes{1, 64, 8, 64}, {67, 456, 24, 64}, {130, 136, 64, 128}, {3, 832, 40, 128}}) {
+        CAPTURE(of.D);
+        const auto x = vectors(of.T, of.D), W_kI = vectors(of.D, of.D_I), W_w = vectors(of.D, of.H_I);
+        auto k = sized<bf16>((of.T + beyond) * of.D_I, bf16{0x7777});
+        auto weights = sized<float>(of.T * of.H_I + beyond, -77.0F);
+        IndexerProject call{};
+        call.x = x.data();
+        call.W_kI = W_kI.data();
+        call.W_w = W_w.data();
+        call.weights = weights.data();
+        call.T = of.T;
+        call.D = of.D;
+        call.H_I = of.H_I;
+        call.D_I = of.D_I;
+        REQUIRE(indexer_narrow_products_declines(call) == "");
+        indexer_narrow_products(call, k.data());
+        const auto number = [](bf16 v) { return __uint_as_float(static_cast<std::uint32_t>(v.bits) << 16); };
+        const auto check_column = [&](std::int64_t t, const std::vector<bf16>& w, std::int64_t columns,
+                                      std::int64_t n, float got, double unit) {
+            double want = 0, magnitude = 0;
+            for (std::int64_t i = 0; i < of.D; ++i) {
+                const double product = double{number(x[static_cast<std::size_t>(t * of.D + i)])} *
+                                       number(w[static_cast<std::size_t>(i * columns + n)]);
+                want += product;
+                magnitude += std::fabs(product);
+            }
+            CHECK(std::fabs(got - want) <= unit * std::fabs(want) + 1e-5 * magnitude);  // false of NaN
+        };
+        for (std::int64_t t = 0; t < of.T; t += 1 + of.T / 7) {
+            for (std::int64_t n = 0; n < of.D_I; n += 5)
+                check_column(t, W_kI, of.D_I, n, number(k[static_cast<std::size_t>(t * of.D_I + n)]), 0x1p-8);
+            for (std::int64_t n = 0; n < of.H_I; ++n)
+                check_column(t, W_w, of.H_I, n, weights[static_cast<std::size_t>(t * of.H_I + n)], 0);
+        }
+        CHECK(k[static_cast<std::size_t>(of.T * of.D_I)].bits == 0x7777);
+        CHECK(weights.back() == -77.0F);
+    }
+}
+
 TEST_CASE("what it declines") {
     const Question of{.T = 1, .H_I = 1, .D_I = 64};
     const Inputs in(of);
@@ -239,6 +282,18 @@ TEST_CASE("what it declines") {
     call = call_of(of, in, out);
     call.rope.pairs = 12;
     CHECK(indexer_one_pass_declines(call) != "");
+    const auto declined = [&](std::int64_t H_I, std::int64_t D_I, const bf16* W_w) {
+        call.H_I = H_I;
+        call.D_I = D_I;
+        call.W_w = W_w;
+        return indexer_narrow_products_declines(call) != "";
+    };
+    const bf16 some{};
+    CHECK(!declined(64, 128, &some));
+    CHECK(declined(12, 128, &some));
+    CHECK(declined(72, 128, &some));
+    CHECK(declined(64, 96, &some));
+    CHECK(declined(64, 128, nullptr));
 }
 
 TEST_CASE("a power of two above a 448th is that of the division") {

@@ -186,15 +186,15 @@ HOPPER = {"fp8_sums": "hopper"}
 def directed(scores, D_I: int = 64) -> dict:
     """The indexer's inputs whose every query has these scores [S]: one head, q . k = 1, and k_scale does the rest."""
     T, S = 9, len(scores)  # a warpgroup's 8 queries of the 16 are there, and one of the other's
-    one = np.zeros((T, 1, D_I))
-    one[..., 0] = 1
+    one = np.zeros((T, 2, D_I))  # level 3 takes heads in pairs: the second adds nothing
+    one[:, 0, 0] = 1
     key = np.zeros((S, D_I))
     key[:, 0] = 1
     return {
         "q": (dtypes.to_e4m3(one), "float8_e4m3"),
         "k": (dtypes.to_e4m3(key), "float8_e4m3"),
         "k_scale": (np.asarray(scores, np.float32), "float32"),
-        "weights": (np.ones((T, 1), np.float32), "float32"),
+        "weights": (np.ones((T, 2), np.float32), "float32"),
         "start": (np.zeros(T, np.int32), "int32"),
         "end": (np.full(T, S, np.int32), "int32"),
     }
@@ -243,7 +243,7 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
     np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
 
 
-@pytest.mark.parametrize("H_I", (3, 20, 64))
+@pytest.mark.parametrize("H_I", (6, 20, 64))
 @pytest.mark.parametrize("scores", ("float32", "bf16"))
 def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, H_I):
     """One to four queries a thread, packed sequences, a query without keys."""
