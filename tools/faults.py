@@ -3,12 +3,14 @@
 
     tools/faults.py --count 40            a sample of all faults that can be planted, some 20 s each
     tools/faults.py --only moe_gate       those of one folder
+    tools/faults.py --asynchronous        those that only asynchronous kernels can have: waits, phases, arrivals, fences, ...
 
 A fault is one of: a barrier, a wait, a fence, an arrival or a commit left out, a phase or a swizzle that is another one, an
 atomic update made of a plain read and a plain write, a loop or a guard that runs one too far (<= for <), a lane that is not
 the first (== 1 for == 0). Only the file with the fault is compiled again; the op
-that uses it runs its small cases, and is expected to be stopped with a sentence or to answer wrongly. Survivors are printed
-with their place. Build libdsa_simulated.so and dsa-simulated first.
+that uses it runs its small cases (and the products' own tests run), and is expected to be stopped with a sentence or to
+answer wrongly. Survivors are printed with their place. Build libdsa_simulated.so, dsa-simulated, test_linear and
+test_weight_gradient first.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ TREE = REPOSITORY / "optimized"
 BUILD = REPOSITORY / "build"
 SHARED = ("hopper", "simulator", "support", "tool", "bench", "python")
 
+# What no op asks by itself, or only at sizes that no small case has, a program of tests/optimized does.
+TESTS = {"linear": "test_linear", "weight_gradient": "test_weight_gradient"}
+
 # kind -> (what, what it becomes)
 FAULTS = {
     "barrier left out": (r"__sync(?:threads|warp)\(\);", r";"),
@@ -57,6 +62,9 @@ FAULTS = {
     "swizzle shifted": (r"(swizzled\w*\([^;]*?, )(Swizzle::bytes_\d+|wide)\)", r"\1\2) ^ 16"),
     "another lane": (r"(lane_id\(\)|warp_id\(\)|threadIdx\.x) == 0\)", r"\1 == 1)"),
 }
+
+
+SYNCHRONOUS = {"barrier left out", "plain add", "plain minimum", "plain or", "one too far", "guard one too far", "another lane"}
 
 
 @dataclass
@@ -151,7 +159,7 @@ class Workshop:
                 link = link.replace(f" {old} ", " ").replace(" -o libdsa_simulated.so ", f" -o libdsa_simulated.so {new} ")
         finally:
             target.unlink()
-        out = self.folder / "libfault.so"
+        out = self.folder / "libdsa_simulated.so"  # the name under which a test looks for it
         link = link.replace(" -o libdsa_simulated.so ", f" -o {out} ")
         subprocess.run(link, shell=True, cwd=BUILD, check=True, capture_output=True)
         return out
@@ -170,6 +178,22 @@ def verdict(library: Path, runs: list[tuple[str, int]]) -> str:
         finally:
             worker.close()
     return ""
+
+
+def verdict_of_tests(library: Path, name: str) -> str:
+    """How a program of tests/optimized found the fault; empty if it did not, or has not been built."""
+    program = BUILD / "tests" / "optimized" / name
+    if not program.exists():
+        return ""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(library.parent)}
+    try:
+        run = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=300)
+    except subprocess.TimeoutExpired:
+        return f"{name}: deadlocked, or without an end"
+    if run.returncode == 0:
+        return ""
+    said = [line.strip() for line in run.stdout.splitlines() if "block (" in line or "ERROR" in line]
+    return f"{name}: " + (next((line for line in said if "block (" in line), "") or "".join(said[:1]) or f"stopped by {-run.returncode}")
 
 
 def how(found: str) -> str:
@@ -192,10 +216,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which sample")
     parser.add_argument("--only", help="a folder of optimized/")
     parser.add_argument("--kind", action="append", choices=FAULTS, help="only this kind; may be repeated")
+    parser.add_argument("--asynchronous", action="store_true", help="only the kinds that only asynchronous kernels can have")
     parser.add_argument("--seconds", type=float, help="no further fault after so many")
     parser.add_argument("--list", action="store_true", help="only list them")
     args = parser.parse_args()
-    chosen = [f for f in faults(args.only) if not args.kind or f.kind in args.kind]
+    kinds = set(args.kind or FAULTS) - (SYNCHRONOUS if args.asynchronous else set())
+    chosen = [f for f in faults(args.only) if f.kind in kinds]
     total = len(chosen)
     random.Random(args.seed).shuffle(chosen)
     chosen = chosen[: args.count]
@@ -218,7 +244,8 @@ def main() -> int:
                 print(f"not compiled     {fault}", flush=True)
                 continue
             runs = users(sources[0], programs)[:2] if len(sources) == 1 else [run for s in sources for run in users(s, programs)]
-            found = verdict(library, list(dict.fromkeys(runs)))
+            test = TESTS.get(fault.path.parent.name)
+            found = (verdict_of_tests(library, test) if test else "") or verdict(library, list(dict.fromkeys(runs)))
             result = how(found)
             row = counts.setdefault(fault.kind, {})
             row[result] = row.get(result, 0) + 1

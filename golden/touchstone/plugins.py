@@ -57,6 +57,26 @@ def _resident(group: int) -> int:
     return total
 
 
+class Watch:
+    """How much memory a process and its group hold. The whole group is looked for every half a second only: that is a look
+    at every process of the machine."""
+
+    def __init__(self, process: int):
+        self.process, self.next = process, 0.0
+
+    def resident(self) -> int:
+        """Bytes that the group was last seen to hold, or the process holds now."""
+        if (now := time.monotonic()) >= self.next:
+            total = _resident(self.process)
+            self.next = time.monotonic() + max(0.5, 50 * (time.monotonic() - now))
+            return total
+        try:
+            with open(f"/proc/{self.process}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError, ValueError):
+            return 0
+
+
 def _kill(process: subprocess.Popen) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -110,11 +130,12 @@ class Program:
 
     def _wait(self, process: subprocess.Popen, begin: float) -> str:
         """Waits for the end; kills it at a limit and says which."""
+        watch = Watch(process.pid)
         while process.poll() is None:
             if time.monotonic() - begin > self.limits.seconds:
                 _kill(process)
                 return f"it took longer than the limit of {self.limits.seconds:g} s (--seconds)"
-            if (resident := _resident(process.pid)) > self.limits.memory:
+            if (resident := watch.resident()) > self.limits.memory:
                 _kill(process)
                 return f"it held {resident / 2**30:.1f} GiB, more than the limit of {self.limits.memory / 2**30:g} GiB (--memory)"
             time.sleep(POLL if time.monotonic() - begin > 0.1 else 0.002)
@@ -165,13 +186,14 @@ class Worker:
         return Ran(reply["state"], reply["sentence"], seconds)
 
     def _answer(self, begin: float):
+        watch = Watch(self.process.pid)
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while not selector.select(POLL * 5):
                 if time.monotonic() - begin > self.limits.seconds:
                     _kill(self.process)
                     return "", f"it took longer than the limit of {self.limits.seconds:g} s (--seconds)"
-                if (resident := _resident(self.process.pid)) > self.limits.memory:
+                if (resident := watch.resident()) > self.limits.memory:
                     _kill(self.process)
                     return "", f"it held {resident / 2**30:.1f} GiB, more than the limit of {self.limits.memory / 2**30:g} GiB (--memory)"
         return self.process.stdout.readline(), ""

@@ -7,6 +7,7 @@
 
 #include "optimized/simulator/cluster.h"
 #include "optimized/simulator/order.h"
+#include "optimized/simulator/races.h"
 #include "optimized/simulator/wgmma.h"
 
 namespace dsa::simulator {
@@ -81,6 +82,7 @@ void Block::has_returned(const Thread& thread) {
         throw Fault("block " + text_of(index_) +
                     " was launched to overlap with the kernel ahead of it, and no thread has waited for that one "
                     "(griddepcontrol.wait)");
+    block_returns(*this);
     // What others of the cluster still read here is no number.
     std::memset(shared_, 0xff, shape_.shared_bytes);
 }

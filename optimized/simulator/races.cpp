@@ -91,4 +91,8 @@ void accessed(const void* bytes, std::size_t count, Access access, const void* r
     if (failure) Schedule::stop(std::move(failure));
 }
 
+void block_returns(const Block& block) {
+    if (worker != nullptr) worker->block_returns(block);
+}
+
 }  // namespace dsa::simulator

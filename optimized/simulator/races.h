@@ -13,6 +13,9 @@ Order& races();
 // A load or store of compiled code, by the thread whose turn it is; nothing where no kernel runs.
 void accessed(const void* bytes, std::size_t count, Access access, const void* return_address);
 
+// All threads of a block have returned: the hardware may give its shared memory to another one.
+void block_returns(const Block& block);
+
 // Memory around a kernel's buffers that it must not touch.
 void put_off_limits(const void* bytes, std::size_t count);
 void allow_again(const void* bytes);

@@ -6,13 +6,37 @@
 namespace dsa::simulator {
 namespace {
 
-inline bool is_known(Deed before, const Clocks* known) {
-    const Agent agent = before.agent();
-    return known != nullptr && agent < known->size() && (*known)[agent] >= before.clock();
-}
-
 inline bool is_ordered(Deed before, const Actor& actor) {
     return before.agent() == actor.agent || actor.known.covers(before.agent(), before.clock());
+}
+
+// Of the agents of `seen`, a bit each: those whose deeds the clocks do not cover.
+inline unsigned unknown_of(const Seen& seen, const Clocks* known) {
+    const Agent first = seen.first_agent();
+    if (known == nullptr || first >= known->size()) return seen.who();
+    const Clock clock = seen.clock();
+    const Clock* clocks = known->data() + first;
+    const std::size_t count = known->size() - first;
+    unsigned unknown = seen.who();
+    for (unsigned rest = unknown; rest != 0; rest &= rest - 1) {
+        const auto i = static_cast<unsigned>(std::countr_zero(rest));
+        if (i < count && clocks[i] >= clock) unknown &= ~(1U << i);
+    }
+    return unknown;
+}
+// Of those of `unknown`: who is not before the actor by what else he knows.
+inline unsigned unordered_of(const Seen& seen, unsigned unknown, const Actor& actor) {
+    unsigned left = unknown;
+    for (unsigned rest = unknown; rest != 0; rest &= rest - 1) {
+        const auto i = static_cast<unsigned>(std::countr_zero(rest));
+        const Agent agent = seen.first_agent() + i;
+        if (agent == actor.agent || View{nullptr, actor.known.deeds}.covers(agent, seen.clock())) left &= ~(1U << i);
+    }
+    return left;
+}
+inline unsigned unordered_of(const Seen& seen, const Actor& actor) {
+    const unsigned unknown = unknown_of(seen, actor.known.clocks);
+    return unknown == 0 ? 0 : unordered_of(seen, unknown, actor);
 }
 
 // A generic write is before an asynchronous access only if a fence lies between.
@@ -23,18 +47,20 @@ bool is_fenced(Deed before, const Actor& actor) {
 
 // What clusters before this one left in the cell.
 void put_aside_the_old(Cell& cell, Era era, Lists& lists) {
-    const auto put_aside = [&](Deed deed, unsigned bytes) {
-        if (bytes == 0 || !era.global) return;
-        cell.foreign = deed;
-        (deed.atomic() ? cell.foreign_atomics : cell.foreign_reads) |= static_cast<std::uint8_t>(bytes);
+    const auto put_aside = [&](const Seen& seen) {
+        if (seen.is_nobody() || !era.global) return;
+        cell.foreign = seen.deed();
+        if (seen.atomic())
+            cell.foreign_atomics = (cell.foreign_atomics | seen.bytes()) & 15U;
+        else
+            cell.foreign_reads = (cell.foreign_reads | seen.bytes()) & 15U;
     };
-    for (unsigned i = 0; i < 2; ++i) {
-        put_aside(cell.seen[i], cell.seen_bytes[i]);
-        cell.seen[i] = Deed();
-        cell.seen_bytes[i] = 0;
+    for (Seen& seen : cell.seen) {
+        put_aside(seen);
+        seen = Seen();
     }
     if (cell.list == 0) return;
-    for (const Seen& seen : lists[cell.list].all) put_aside(seen.deed, seen.bytes);
+    for (const Seen& seen : lists[cell.list].all) put_aside(seen);
     lists.give_back(cell.list);
     cell.list = 0;
 }
@@ -70,17 +96,21 @@ Finding against_readers(const Cell& cell, unsigned bytes, Access access, const A
     const auto kind_of = [&](Deed before) {
         return access == Access::read ? Kind::write_read : before.atomic() ? Kind::write_write : Kind::read_write;
     };
-    const auto is_race = [&](Deed before, unsigned seen) {
-        return (seen & bytes) != 0 && conflicts(access, before.atomic()) && !is_ordered(before, actor);
+    const auto race_with = [&](const Seen& seen, unsigned unordered) -> Finding {
+        const Deed before = seen.deed_of(static_cast<unsigned>(std::countr_zero(unordered)));
+        return {kind_of(before), before, static_cast<unsigned>(std::countr_zero(seen.bytes() & bytes))};
+    };
+    const auto matters = [&](const Seen& seen) {
+        return (seen.bytes() & bytes) != 0 && conflicts(access, seen.atomic());
     };
     const unsigned foreign = ((conflicts(access, false) ? cell.foreign_reads : 0U) |
                               (conflicts(access, true) ? cell.foreign_atomics : 0U)) &
                              bytes;
     if (foreign != 0) return {kind_of(cell.foreign), cell.foreign, static_cast<unsigned>(std::countr_zero(foreign))};
-    for (unsigned i = 0; i < 2; ++i)
-        if (is_race(cell.seen[i], cell.seen_bytes[i]))
-            return {kind_of(cell.seen[i]), cell.seen[i],
-                    static_cast<unsigned>(std::countr_zero(cell.seen_bytes[i] & bytes))};
+    for (const Seen& seen : cell.seen)
+        if (matters(seen))
+            if (const unsigned unordered = unordered_of(seen, actor); unordered != 0)
+                return race_with(seen, unordered);
     if (cell.list == 0) return {};
     Lists::List& list = lists[cell.list];
     if (!(conflicts(access, false) && list.reads) && !(conflicts(access, true) && list.atomics)) return {};
@@ -89,74 +119,72 @@ Finding against_readers(const Cell& cell, unsigned bytes, Access access, const A
     if (known != nullptr && known->serial() == list.known_by) return {};
     bool all_known = true;
     for (const Seen& seen : list.all) {
-        if (is_known(seen.deed, known)) continue;
+        const unsigned unknown = unknown_of(seen, known);
+        if (unknown == 0) continue;
         all_known = false;
-        if (is_race(seen.deed, seen.bytes))
-            return {kind_of(seen.deed), seen.deed, static_cast<unsigned>(std::countr_zero(seen.bytes & bytes))};
+        if (!matters(seen)) continue;
+        if (const unsigned unordered = unordered_of(seen, unknown, actor); unordered != 0)
+            return race_with(seen, unordered);
     }
     if (all_known && known != nullptr) list.known_by = known->serial();
     return {};
 }
 
 // Whether it is enough to remember the new one: whoever comes after it comes after the old one too.
-bool replaces(Deed deed, unsigned bytes, Deed old, unsigned old_bytes, const Actor& actor) {
-    return deed.atomic() == old.atomic() && (old_bytes & ~bytes) == 0 && is_ordered(old, actor);
+inline bool replaces(const Seen& now, const Seen& old, const Actor& actor) {
+    return now.atomic() == old.atomic() && (old.bytes() & ~now.bytes()) == 0 && is_ordered(old.deed(), actor) &&
+           unordered_of(old, actor) == 0;
 }
 
-// Forgets what need not be remembered beside the new one, and what is there twice.
-void tidy(Lists::List& list, unsigned bytes, Deed deed, const Actor& actor) {
-    std::vector<Seen>& all = list.all;
-    std::erase_if(all, [&](const Seen& old) { return replaces(deed, bytes, old.deed, old.bytes, actor); });
-    std::sort(all.begin(), all.end(), [](const Seen& a, const Seen& b) { return a.deed.precedes(b.deed); });
-    std::size_t kept = 0;
-    for (const Seen& seen : all) {
-        if (kept > 0 && all[kept - 1].deed.is_of(seen.deed))
-            all[kept - 1].bytes |= seen.bytes;
-        else
-            all[kept++] = seen;
-    }
-    all.resize(kept);
-    list.tidy_at = std::max<std::size_t>(32, 2 * kept);
+// Forgets what need not be remembered beside the new one, and puts together what can be.
+void tidy(Lists::List& list, const Seen& now, const Actor& actor) {
+    SeenList& all = list.all;
+    Seen* const end =
+        std::remove_if(all.begin(), all.end(), [&](const Seen& old) { return replaces(now, old, actor); });
+    std::sort(all.begin(), end, [](const Seen& a, const Seen& b) { return a.precedes(b); });
+    Seen* kept = all.begin();
+    for (const Seen* seen = all.begin(); seen != end; ++seen)
+        if (kept == all.begin() || !kept[-1].takes(*seen)) *kept++ = *seen;
+    all.end_at(kept);
+    list.tidy_at = std::max<std::uint32_t>(32, 2 * static_cast<std::uint32_t>(all.size()));
 }
 
 void remember(Cell& cell, unsigned bytes, Deed deed, const Actor& actor, Lists& lists) {
-    for (unsigned i = 0; i < 2; ++i) {
-        const Deed old = cell.seen[i];
-        if (old.is_of(deed)) {
-            cell.seen_bytes[i] |= static_cast<std::uint8_t>(bytes);
+    const Seen now(deed, bytes);
+    for (Seen& old : cell.seen) {
+        if (old.is_nobody()) {
+            old = now;
             return;
         }
-        if (cell.seen_bytes[i] == 0 || replaces(deed, bytes, old, cell.seen_bytes[i], actor)) {
-            cell.seen[i] = deed;
-            cell.seen_bytes[i] = static_cast<std::uint8_t>(bytes);
+        if (old.has(deed, bytes) || old.takes(now)) return;
+        if (replaces(now, old, actor)) {
+            old = now;
             return;
         }
     }
-    if (cell.list == 0) cell.list = lists.take();
+    if (cell.list == 0) cell.list = lists.take() & Lists::most;
     Lists::List& list = lists[cell.list];
-    if (list.all.size() >= list.tidy_at) tidy(list, bytes, deed, actor);
-    list.all.push_back({deed, bytes});
-    (deed.atomic() ? list.atomics : list.reads) = true;
     list.known_by = 0;
+    // Mostly another lane of a warp that is there already.
+    for (Seen& old : list.all)
+        if (old.takes(now)) return;
+    if (list.all.size() >= list.tidy_at) tidy(list, now, actor);
+    list.all.push_back(now);
+    (deed.atomic() ? list.atomics : list.reads) = true;
 }
 
 // Who comes after this write comes after those readers too.
 void forget_readers(Cell& cell, unsigned bytes, Lists& lists) {
-    for (unsigned i = 0; i < 2; ++i) cell.seen_bytes[i] &= static_cast<std::uint8_t>(~bytes);
-    if (cell.seen_bytes[0] == 0) {
+    for (Seen& seen : cell.seen) seen.set_bytes(seen.bytes() & ~bytes);
+    if (cell.seen[0].is_nobody()) {
         cell.seen[0] = cell.seen[1];
-        cell.seen_bytes[0] = cell.seen_bytes[1];
-        cell.seen_bytes[1] = 0;
+        cell.seen[1] = Seen();
     }
     if (cell.list == 0) return;
-    std::vector<Seen>& list = lists[cell.list].all;
-    for (Seen& seen : list) seen.bytes &= ~bytes;
-    std::erase_if(list, [](const Seen& seen) { return seen.bytes == 0; });
-    if (cell.seen_bytes[0] == 0 && !list.empty()) {
-        cell.seen[0] = list.back().deed;
-        cell.seen_bytes[0] = static_cast<std::uint8_t>(list.back().bytes);
-        list.pop_back();
-    }
+    SeenList& list = lists[cell.list].all;
+    for (Seen& seen : list) seen.set_bytes(seen.bytes() & ~bytes);
+    list.end_at(std::remove_if(list.begin(), list.end(), [](const Seen& seen) { return seen.is_nobody(); }));
+    if (cell.seen[0].is_nobody() && !list.empty()) cell.seen[0] = list.take_last();
     if (!list.empty()) return;
     lists.give_back(cell.list);
     cell.list = 0;
@@ -172,14 +200,15 @@ struct Summary {
             writes |= 1U << b;
             write[b] = cell.written[b];
         }
-        for (unsigned i = 0; i < 2; ++i) add(cell.seen[i], cell.seen_bytes[i]);
+        for (const Seen& seen : cell.seen) add(seen);
         if (cell.list != 0)
-            for (const Seen& seen : lists[cell.list].all) add(seen.deed, seen.bytes);
+            for (const Seen& seen : lists[cell.list].all) add(seen);
         add_foreign(cell.foreign, cell.foreign_reads, reads, read);
         add_foreign(cell.foreign, cell.foreign_atomics, atomics, atomic);
     }
-    void add(Deed deed, unsigned bytes) {
-        add_foreign(deed, bytes, deed.atomic() ? atomics : reads, deed.atomic() ? atomic : read);
+    void add(const Seen& seen) {
+        if (seen.is_nobody()) return;
+        add_foreign(seen.deed(), seen.bytes(), seen.atomic() ? atomics : reads, seen.atomic() ? atomic : read);
     }
     static void add_foreign(Deed deed, unsigned bytes, unsigned& all, Deed (&examples)[4]) {
         all |= bytes;
@@ -195,11 +224,11 @@ Deed off_limits() { return {Deed::most_agents - 1, Deed::last_clock, true, true,
 Finding visit(Cell& cell, unsigned bytes, Access access, const Actor& actor, Deed deed, Era era, Lists& lists) {
     // What the actor has read at this clock, and nobody has written since, he may read again: a write would have
     // forgotten him.
-    if (access == Access::read && (cell.seen_bytes[0] & bytes) == bytes && cell.seen[0].is_of(deed)) return {};
-    if (cell.seen_bytes[0] != 0 && cell.seen[0].clock() <= era.start) put_aside_the_old(cell, era, lists);
+    if (access == Access::read && (cell.seen[0].has(deed, bytes) || cell.seen[1].has(deed, bytes))) return {};
+    if (!cell.seen[0].is_nobody() && cell.seen[0].clock() <= era.start) put_aside_the_old(cell, era, lists);
     if (const Finding found = against_writers(cell, bytes, access, actor, era); found.kind != Kind::none)
         return found;
-    if (cell.seen_bytes[0] != 0 || cell.foreign_reads != 0 || cell.foreign_atomics != 0)
+    if (!cell.seen[0].is_nobody() || cell.foreign_reads != 0 || cell.foreign_atomics != 0)
         if (const Finding found = against_readers(cell, bytes, access, actor, lists); found.kind != Kind::none)
             return found;
     if (access != Access::write) {
@@ -208,7 +237,7 @@ Finding visit(Cell& cell, unsigned bytes, Access access, const Actor& actor, Dee
     }
     for (unsigned b = 0; b < 4; ++b)
         if ((bytes >> b & 1U) != 0) cell.written[b] = deed;
-    if (cell.seen_bytes[0] != 0) forget_readers(cell, bytes, lists);
+    if (!cell.seen[0].is_nobody()) forget_readers(cell, bytes, lists);
     return {};
 }
 

@@ -79,6 +79,12 @@ void Worker::tell(const Finding& finding, const Actor& actor, Deed now, Access a
     throw Fault(text);
 }
 
+void Worker::tell_of_visit(const BlockState& of, Deed deed) const {
+    throw Fault(text_of_actor(deed) + ", " + text_of_site(deed.site()) + ": uses the shared memory of block " +
+                text_of(of.block->index()) +
+                ", which may have returned by then: blocks of a cluster must wait for each other before they end");
+}
+
 void Worker::compare(const Worker& a, const Worker& b) {
     for (const auto& [number, page] : a.pages_) {
         const auto other = b.pages_.find(number);

@@ -69,6 +69,8 @@ void Worker::block_begins(const Block& block) {
     state.block = &block;
     state.shared = block.shared();
     state.bytes = block.shape().shared_bytes;
+    state.returned = false;
+    state.visits.clear();
     if (state.cells.size() < (state.bytes + 3) / 4) state.cells.resize((state.bytes + 3) / 4);
 }
 
@@ -77,6 +79,28 @@ bool Worker::block_ends(const Block& block) {
     blocks_[block.rank()].bytes = 0;
     thread_ = nullptr;
     return --living_ == 0;
+}
+
+void Worker::block_returns(const Block& block) {
+    BlockState& state = blocks_[block.rank()];
+    state.returned = true;
+    const auto first = threads_.begin() + static_cast<std::ptrdiff_t>(agent_of(block.threads().front()));
+    const auto end = first + static_cast<std::ptrdiff_t>(block.threads().size());
+    // The memory is there as long as one thread is: it is enough that one knows of the visit.
+    for (const auto& [agent, deed] : state.visits)
+        if (std::none_of(first, end, [&, agent = agent, deed = deed](const ThreadState& thread) {
+                return covers(thread.known, agent, deed.clock());
+            }))
+            tell_of_visit(state, deed);
+}
+
+void Worker::note_visit(BlockState& of, Deed deed) {
+    const Past& here = past_.back();
+    const Agent threads = here.threads * here.blocks, agent = deed.agent();
+    const Agent thread = agent < threads ? agent : here.thread_of_slot[(agent - threads) / 2];
+    if (thread / here.threads == of.block->rank()) return;
+    if (of.returned) tell_of_visit(of, deed);
+    of.visits[agent] = deed;
 }
 
 void Worker::takes_turn(const Thread& thread) {
@@ -165,6 +189,7 @@ void Worker::touch(const Actor& actor, Deed deed, const void* bytes, std::size_t
     }
     const auto address =
         shared != nullptr ? static_cast<std::uintptr_t>(at - shared->shared) : reinterpret_cast<std::uintptr_t>(at);
+    if (shared != nullptr && past_.back().blocks > 1) note_visit(*shared, deed);
     const Era era{start_, shared == nullptr};
     for (std::uintptr_t first = address, end = address + count; first < end;) {
         const std::uintptr_t next = std::min((first | 3U) + 1, end);

@@ -18,6 +18,8 @@ class Worker {
     void block_begins(const Block& block);
     // Whether it was the cluster's last.
     bool block_ends(const Block& block);
+    // Throws Fault if what another block did in its shared memory may come later than this.
+    void block_returns(const Block& block);
     void takes_turn(const Thread& thread);
 
     // An access of the thread whose turn it is.
@@ -66,6 +68,8 @@ class Worker {
         const Block* block = nullptr;
         const std::byte* shared = nullptr;
         std::size_t bytes = 0;
+        bool returned = false;
+        std::unordered_map<Agent, Deed> visits;  // the last one of each agent of another block
         std::vector<Cell> cells;  // kept from block to block: clocks go on, so what is old is known by its clock
     };
     // A cluster that has run, for sentences.
@@ -84,6 +88,8 @@ class Worker {
     Page& page(std::uintptr_t number);
     void touch(const Actor& actor, Deed deed, const void* bytes, std::size_t count, Access access);
     void start_cluster(const Block& first);
+    void note_visit(BlockState& of, Deed deed);
+    [[noreturn]] void tell_of_visit(const BlockState& of, Deed deed) const;
     [[noreturn]] void tell(const Finding& finding, const Actor& actor, Deed now, Access access,
                            const std::byte* byte) const;
     std::string text_of_actor(Deed deed) const;
@@ -97,7 +103,7 @@ class Worker {
         std::uint64_t key = 0;
         std::uint32_t turn = 0;
     };
-    std::array<Recent, 1024> recent_{};
+    std::array<Recent, 256> recent_{};
     struct KnownSite {
         const void* address = nullptr;
         Site site = 0;

@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "optimized/hopper/bulk.h"
+#include "optimized/hopper/cluster.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
@@ -175,6 +176,30 @@ void bulk_stores(int* y) {
     }
 }
 
+// Block 0 reads what is in block 1.
+template <bool meet_at_the_end>
+void reads_of_neighbour(int* y) {
+    Shared& memory = shared<Shared>();
+    if (threadIdx.x == 0) memory.next = cluster_rank();
+    const int* const there = of_block(&memory.next, 1 - cluster_rank());
+    cluster_sync();
+    if (threadIdx.x == 0 && cluster_rank() == 0) y[0] = *there;
+    if (meet_at_the_end) cluster_sync();
+}
+
+// Block 0 arrives at an mbarrier of block 1, where nobody waits.
+template <bool meet_at_the_end>
+void arrives_at_neighbour(int*) {
+    Shared& memory = shared<Shared>();
+    if (threadIdx.x == 0) {
+        mbarrier_init(memory.full, 1);
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    if (threadIdx.x == 0 && cluster_rank() == 0) mbarrier_arrive_at(memory.full, 1);
+    if (meet_at_the_end) cluster_sync();
+}
+
 }  // namespace
 
 TEST_CASE("a read after a write needs a barrier") {
@@ -280,6 +305,21 @@ TEST_CASE("the asynchronous proxy sees ordinary writes behind a fence, and reads
     CHECK(holds(refusal_of(bulk_stores<false, true>, one_block(64), y), "no fence.proxy.async lies between"));
     CHECK(holds(refusal_of(bulk_stores<true, false>, one_block(64), y),
                 "write after read, and nobody has waited for it in between"));
+}
+
+TEST_CASE("a block must not end while another may still use its shared memory") {
+    const Launch two{.blocks = 2, .threads = 64, .shared_bytes = sizeof(Shared), .cluster = 2};
+    // Whether the turns bring the end before the visit or after it.
+    with_seeds(10, [&] {
+        int y[2] = {};
+        launch("reads", reads_of_neighbour<true>, two, y);
+        REQUIRE((y[0] == 1 && y[1] == 0));
+        launch("arrives", arrives_at_neighbour<true>, two, y);
+        REQUIRE(holds(refusal_of(reads_of_neighbour<false>, two, y),
+                      "uses the shared memory of block (1, 0, 0), which may have returned by then: blocks of a "
+                      "cluster must wait for each other before they end"));
+        REQUIRE(holds(refusal_of(arrives_at_neighbour<false>, two, y), "returned"));
+    });
 }
 
 TEST_CASE("the guards around a buffer are not to be touched, byte by byte") {
