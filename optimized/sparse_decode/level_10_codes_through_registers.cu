@@ -1,0 +1,165 @@
+// Level 10. Levels 4 to 8 make a tile of bf16 in shared memory, and two blocks send each other half of it. Here codes
+// go through registers into the tensor cores (code_tiles.cuh): tokens are the rows of k q^T, columns those of v^T
+// p^T, 8 to 64 heads the columns of both. No cluster; two blocks of a query read its tokens each.
+#include "optimized/hopper/dependent.h"
+#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/sparse_decode/code_tiles.cuh"
+#include "optimized/sparse_decode/op.h"
+#include "optimized/support/ladder.h"
+
+namespace dsa {
+namespace {
+
+using namespace code_tiles;
+
+#if defined(DSA_SIMULATOR)
+constexpr double multiprocessors = 4;  // small cases shall go round the ring of tiles
+#else
+constexpr double multiprocessors = 132;
+#endif
+
+// How a call is split over blocks: what a simple model of the time, in microseconds, likes best.
+struct Plan {
+    std::int64_t H, k, rows_of_q;
+    int heads_each, groups;  // of a query
+    int splits, tiles_each;
+
+    explicit Plan(const SparseDecode& call) : H(call.H), k(call.k), rows_of_q(call.rows) {
+        heads_each = H <= 8 ? 8 : H <= 16 ? 16 : H <= 32 ? 32 : 64;
+        groups = static_cast<int>(blocks_for(H, heads_each));
+        const auto tiles = static_cast<int>(std::max<std::int64_t>(1, blocks_for(call.k, tokens)));
+        double least = 1e30;
+        for (int each = tiles; each >= 1; --each) {
+            const int count = (tiles + each - 1) / each;
+            const double time = predicted(count, each);
+            if (count > most_parts || time >= least) continue;
+            least = time;
+            splits = count;
+            tiles_each = each;
+        }
+    }
+    double predicted(int count, int each) const {
+        constexpr double a_block = 6.8, a_tile = 1.5, storing_and_adding = 5.3, bytes_a_us = 4e6;
+        const double blocks = static_cast<double>(rows_of_q) * groups * count;
+        const double time = std::ceil(blocks / multiprocessors) * (a_block + a_tile * each);
+        if (count == 1) return time;
+        return time + storing_and_adding + 2.0 * static_cast<double>(rows_of_q * H) * count * latent * 4 / bytes_a_us;
+    }
+    Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
+};
+
+// Block (query and heads; part of its selection). indices: [rows, k]
+template <int heads>
+__global__ void __launch_bounds__(threads, 1)
+    attend_codes(const bf16* q, const std::uint8_t* pages, const std::int32_t* indices, std::int64_t cache_slots,
+                 AttentionResult result, Parts parts, Plan plan) {
+    let_next_kernel_start();
+    auto& memory = shared<Memory<heads>>();
+    const std::int64_t query = blockIdx.x / plan.groups;
+    const int first_head = static_cast<int>(blockIdx.x) % plan.groups * heads;
+    const int count = min(heads, static_cast<int>(plan.H) - first_head);
+    const std::int64_t first = query * plan.H + first_head;  // row of out
+    const int split = static_cast<int>(blockIdx.y), first_slot = split * plan.tiles_each * tokens;
+    const int slots = min(static_cast<int>(plan.k) - first_slot, plan.tiles_each * tokens);
+    const int tiles = max(1, (slots + tokens - 1) / tokens);
+    const std::int32_t* row = indices + query * plan.k;
+    if (threadIdx.x == 0) init_barriers(memory);
+    if (threadIdx.x < heads) memory.reference[threadIdx.x] = nothing;
+    __syncthreads();
+    const int role = static_cast<int>(threadIdx.x) / warpgroup;
+    Turn turn;
+    if (role == weighing + 1) {
+        give_back_registers<carrier_registers>();
+        bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4);
+    } else if (role == weighing) {
+        take_registers<scorer_registers>();
+        bring_q(memory, q + first * width, count);
+        Scorer<heads> scorer(memory, result.scale);
+        scorer.set_scale();
+        const auto counts = [&](int tile) {
+            if (tile == 0) mbarrier_wait_in_block(memory.counts_known, 0);
+            const std::uint32_t* words = memory.selection.counts + (first_slot + tile * tokens) / 32;
+            return words[0] | std::uint64_t{words[1]} << 32;
+        };
+        for (int tile = 0; tile < tiles; ++tile, turn.next()) scorer.score(tile, turn, counts);
+        scorer.finish([&](int head, float reference, float sum) {
+            memory.one_over[head] = 0.0F;
+            if (head >= count) return;
+            if (plan.splits > 1) {
+                parts.maximum[(first + head) * plan.splits + split] = reference;
+                parts.sum[(first + head) * plan.splits + split] = sum;
+                return;
+            }
+            if (reference != minus_infinity())
+                memory.one_over[head] = 1.0F / denominator(result, first_head + head, reference, sum);
+            result.lse[first + head] = told_lse(result, reference, sum);
+        });
+        barrier_arrive(of_both, threads - warpgroup);
+    } else {
+        take_registers<weigher_registers>();
+        memory.selection.find(memory.table, row, first_slot + slots, cache_slots, static_cast<int>(threadIdx.x),
+                              of_weighers);
+        warp_arrives(memory.counts_known);
+        Weigher<heads> weigher(memory);
+        for (int tile = 0; tile < tiles; ++tile, turn.next()) weigher.weigh(tile, turn);
+        weigher.finish();
+        if (plan.splits > 1) {
+            float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
+            weigher.each_four(count, [&](int head, int column, const Four& four) {
+                *reinterpret_cast<Four*>(to + std::int64_t{head} * latent + column) = four;
+            });
+        }
+        barrier_sync(of_both, threads - warpgroup);
+        if (plan.splits > 1) return;
+        bf16* to = result.out + first * latent;
+        weigher.each_four(count, [&](int head, int column, const Four& four) {
+            const float by = memory.one_over[head];
+            auto* pairs = reinterpret_cast<std::uint32_t*>(to + std::int64_t{head} * latent + column);
+            pairs[0] = to_bf16_pair(four.at[0] * by, four.at[1] * by);
+            pairs[1] = to_bf16_pair(four.at[2] * by, four.at[3] * by);
+        });
+    }
+}
+
+template <int heads>
+void attend_with(const SparseDecode& call, const Plan& plan, const Parts& parts) {
+    launch("sparse_decode_codes", attend_codes<heads>,
+           {.blocks = call.rows * plan.groups,
+            .threads = threads,
+            .shared_bytes = sizeof(Memory<heads>),
+            .stream = call.stream,
+            .blocks_y = plan.splits},
+           call.q, call.kv_pages, call.indices, call.slots, call.result, parts, plan);
+}
+
+}  // namespace
+
+std::string sparse_decode_level_10_declines(const SparseDecode& call) {
+    if (call.R_kv != latent || call.d != width)
+        return sentence("tokens must be of ", latent, " + ", rotated, " columns; they are of ", call.R_kv, " + ",
+                        call.d - call.R_kv);
+    if (call.k > most_slots) return sentence("k must be at most ", most_slots, "; it is ", call.k);
+    return {};
+}
+
+std::int64_t sparse_decode_workspace_10(const SparseDecode& call) {
+    Arena arena;
+    Plan(call).parts(arena);
+    return arena.bytes();
+}
+
+void sparse_decode_level_10(const SparseDecode& call) {
+    require_workspace(call.workspace, call.workspace_bytes, sparse_decode_workspace_10(call));
+    if (call.rows == 0 || call.H == 0) return;
+    const Plan plan(call);
+    Arena arena(call.workspace);
+    const Parts parts = plan.parts(arena);
+    const auto attend = plan.heads_each == 8    ? attend_with<8>
+                        : plan.heads_each == 16 ? attend_with<16>
+                        : plan.heads_each == 32 ? attend_with<32>
+                                                : attend_with<64>;
+    attend(call, plan, parts);
+    if (plan.splits > 1) add_parts<true, true>(parts, call.result, call.rows, call.H, plan.splits, call.stream);
+}
+
+}  // namespace dsa
