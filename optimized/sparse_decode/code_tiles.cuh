@@ -44,7 +44,7 @@ constexpr int columns = latent / weighing;    // of a weigher
 constexpr int fragments = columns / 64;       // of 64 of them
 constexpr int threads = 4 * warpgroup;
 // 128 registers a thread of all warps, shared out again.
-constexpr int weigher_registers = 176, scorer_registers = 136, carrier_registers = 24;
+constexpr int weigher_registers = 184, scorer_registers = 120, carrier_registers = 24;
 enum NamedBarrier { all_threads, of_scorers, of_weighers, of_both };
 constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
 constexpr float nothing = -1e30F;    // a reference before the first token: finite, so that differences are numbers
@@ -261,52 +261,47 @@ struct Scorer {
     // s = k q^T.
     __device__ void multiply(const Turn& turn, const unsigned char* const (&rows)[2],
                              const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
-        std::uint32_t a[2][4][4];  // [in turn, step, register]
-        Words codes[2][2];         // [in turn, token]
-        const auto load = [&](int panel) {
-            const int at = panel < rotated_panel
-                               ? panel / 2 * scaled + 32 * place() + panel % 2 * 16
-                               : rotated_at + 32 * place() + (panel - rotated_panel) * 16;
+        std::uint32_t a[2][2][4];  // [in turn, step, register]
+        Words codes[2];            // of both tokens: four steps, or two
+        constexpr int units = 2 * rotated_panel + 2;  // two steps each
 #pragma unroll
-            for (int o = 0; o < 2; ++o) codes[panel % 2][o] = *reinterpret_cast<const Words*>(rows[o] + at);
-        };
-        load(0);
+        for (int unit = 0; unit < units; ++unit) {
+            const int panel = min(unit / 2, rotated_panel);
+            const bool turned = panel == rotated_panel;
+            if (turned || unit % 2 == 0) {
+                const int at = turned ? rotated_at + 32 * place() + unit % 2 * 16
+                                      : panel / 2 * scaled + 32 * place() + panel % 2 * 16;
 #pragma unroll
-        for (int panel = 0; panel < rotated_panel + 2; ++panel) {
-            const bool turned = panel >= rotated_panel;
-            if (panel + 1 < rotated_panel + 2) load(panel + 1);
-            if (panel >= 2) wgmma_wait<1>();
-            auto& to = a[panel % 2];
+                for (int o = 0; o < 2; ++o) codes[o] = *reinterpret_cast<const Words*>(rows[o] + at);
+            }
+            if (unit >= 2) wgmma_wait<1>();
+            auto& to = a[unit % 2];
 #pragma unroll
             for (int o = 0; o < 2; ++o) {
-                const auto& from = codes[panel % 2][o].at;
-                // 2^-e twice as bf16
-                const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent[o]) << 7;
+                const auto& from = codes[o].at;
+                const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent[o]) << 7;  // 2^-e as bf16
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
+                for (int i = 0; i < 2; ++i) {
                     if (turned) {
-                        to[i / 2][i % 2 * 2 + o] = multiply_pairs(from[i], half | half << 16);
+                        to[i][o] = multiply_pairs(from[2 * i], half | half << 16);
+                        to[i][o + 2] = multiply_pairs(from[2 * i + 1], half | half << 16);
                         continue;
                     }
-                    const std::uint32_t by = factors[o][panel / 2 % quarters];
-                    to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(from[i]), by);
-                    to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(from[i]), by);
+                    const std::uint32_t four = from[unit % 2 * 2 + i], by = factors[o][panel / 2 % quarters];
+                    to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(four), by);
+                    to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(four), by);
                 }
             }
-            if (panel == 0) hold(s);
+            if (unit == 0) hold(s);
             wgmma_fence();
-            if (turned) {
+            const Descriptor of_q =
+                advanced(k_major(memory.q[panel], Swizzle::bytes_128), 64 * (unit % 2));
 #pragma unroll
-                for (int i = 0; i < 2; ++i)
-                    wgmma<bf16>(s, to[i],
-                                advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128),
-                                         32 * (2 * (panel - rotated_panel) + i)),
-                                true);
-            } else {
-#pragma unroll
-                for (int i = 0; i < 4; ++i)
-                    wgmma_f16(s, to[i], advanced(k_major(memory.q[panel], Swizzle::bytes_128), 32 * i),
-                              panel + i > 0);
+            for (int i = 0; i < 2; ++i) {
+                if (turned)
+                    wgmma<bf16>(s, to[i], advanced(of_q, 32 * i), true);
+                else
+                    wgmma_f16(s, to[i], advanced(of_q, 32 * i), unit + i > 0);
             }
             wgmma_commit();
         }
@@ -435,7 +430,7 @@ struct Weigher {
     float out[fragments][heads / 2];
     const int first_column = static_cast<int>(threadIdx.x) / 32 * 64;  // the warp's
     const int quarter = first_column / scaled;
-    std::uint32_t words[2][4];  // [in turn, token]: codes
+    std::uint32_t words[4];  // of four tokens: codes
 
     __device__ explicit Weigher(Memory<heads>& of) : memory(of) {
 #pragma unroll
@@ -449,7 +444,7 @@ struct Weigher {
             stage + (unit / 2 * 16 + 2 * place()) * token_bytes + first_column + unit % 2 * 32 + 4 * group();
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            words[unit % 2][i] = *reinterpret_cast<const std::uint32_t*>(from + (i % 2 + i / 2 * 8) * token_bytes);
+            words[i] = *reinterpret_cast<const std::uint32_t*>(from + (i % 2 + i / 2 * 8) * token_bytes);
     }
     __device__ void rescale(int buffer) {
 #pragma unroll
@@ -472,11 +467,8 @@ struct Weigher {
         std::uint32_t a[2][2][4];  // [in turn, fragment, register]
         std::uint32_t by[2];       // factors of tokens 2 p, 2 p + 1; of 2 p + 8, 2 p + 9
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
-        load(stage, 0);
         mbarrier_wait_in_block(memory.p_full[buffer], tile / 2 % 2);
         if (memory.rescaled[buffer] == tile + 1) {
-            wgmma_wait<0>();
-            hold_all();
             rescale(buffer);
             hold_all();
         }
@@ -484,14 +476,13 @@ struct Weigher {
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
             const int step = unit / 2;
-            if (unit + 1 < units) load(stage, unit + 1);
+            load(stage, unit);
             if (unit % 2 == 0)
 #pragma unroll
                 for (int i = 0; i < 2; ++i)
                     by[i] = *reinterpret_cast<const std::uint32_t*>(factors + 16 * step + 8 * i);
-            wgmma_wait<1>();
-            if (unit == 1 && tile > 0) warp_arrives(memory.p_empty[buffer ^ 1]);  // all older products are done
-            const auto& of = words[unit % 2];
+            if (unit > 1) wgmma_wait<1>();
+            const auto& of = words;
             auto& to = a[unit % 2];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
@@ -509,10 +500,9 @@ struct Weigher {
             wgmma_commit();
         }
         warp_arrives(memory.ring.empty[turn.at]);
-    }
-    __device__ void finish() {
         wgmma_wait<0>();
         hold_all();
+        warp_arrives(memory.p_empty[buffer]);
     }
     // use(head, column, four): sums of four columns in a row.
     template <class Use>

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(threads, 1)
         give_back_registers<carrier_registers>();
         bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4);
     } else if (role == weighing) {
-        take_registers<scorer_registers>();
+        give_back_registers<scorer_registers>();
         bring_q(memory, q + first * width, count);
         Scorer<heads> scorer(memory, result.scale);
         scorer.set_scale();
@@ -102,7 +102,6 @@ __global__ void __launch_bounds__(threads, 1)
         warp_arrives(memory.counts_known);
         Weigher<heads> weigher(memory);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) weigher.weigh(tile, turn);
-        weigher.finish();
         if (plan.splits > 1) {
             float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
             weigher.each_four(count, [&](int head, int column, const Four& four) {
