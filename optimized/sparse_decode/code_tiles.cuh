@@ -80,7 +80,7 @@ struct Memory {
     float of_warp[4][heads];      // each scoring warp's maxima, or sums
     alignas(8) float one_over[heads];
     int largest_q;  // magnitude, as bits of bf16
-    Mbarrier counts_known, p_full[2], p_empty[2];
+    Mbarrier q_full, q_taken, counts_known, p_full[2], p_empty[2];
 };
 
 __device__ inline int group() { return lane_id() / 4; }  // the fragments' g and p, see hopper/mma.h
@@ -111,14 +111,18 @@ __device__ void init_barriers(Memory<heads>& memory) {
     }
     memory.largest_q = 0;
     mbarrier_init(memory.counts_known, 4 * weighing);
+    mbarrier_init(memory.q_full, 1);
+    mbarrier_init(memory.q_taken, 4);
     fence_mbarrier_init();
 }
 
 // ---- who brings tokens ----
 
 // One of the four warps, a slot a lane; where none is, zeros, as w = 0 must find a number. own: of `count` slots.
-__device__ inline void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t* own, int count, int tiles,
-                             std::int64_t cache_slots, int carrier) {
+// before_second(): until the second tile's place is free for the first time.
+template <class Wait>
+__device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t* own, int count, int tiles,
+                             std::int64_t cache_slots, int carrier, Wait before_second) {
     constexpr std::uint32_t all = (1U << Ring::rows_each) - 1;
     const auto index = [&](int tile) {
         const int slot = tile * tokens + carrier * Ring::rows_each + lane_id() % Ring::rows_each;
@@ -132,6 +136,7 @@ __device__ inline void bring(Ring& ring, const std::uint8_t* pages, const std::i
         const bool there = lane_id() < Ring::rows_each && now >= 0 && now < cache_slots;
         const std::uint32_t present = __ballot_sync(all_lanes, there);
         unsigned char* rows = ring.tile[turn.at] + carrier * Ring::rows_each * Ring::pitch;
+        if (tile == 1) before_second();
         mbarrier_wait_in_block(ring.empty[turn.at], turn.parity ^ 1);
         if (present != all) clear_absent<Ring>(rows, present);
         if (lane_id() == 0) mbarrier_arrive_expect(ring.full[turn.at], __popc(present) * token_bytes);
@@ -144,62 +149,84 @@ __device__ inline void bring(Ring& ring, const std::uint8_t* pages, const std::i
 
 // ---- who scores ----
 
-// The columns of a step of 16 are so chosen that a lane loads 16 bytes of a token's row at once, and no two lanes of
-// a wavefront from one bank: lane p has bytes 32 p + 16 u ... of each 128, u = 0, 1. Of the latent these are four
-// steps, of the rotated columns two. `four` numbers of a lane are a step's: its columns 2 p, 2 p + 1, 2 p + 8 and
-// 2 p + 9. q is laid out alike.
+// The columns of a step of 16 are so chosen that a lane loads 8 bytes of a token's row at once, and no two lanes of a
+// wavefront from one bank: of each 128 bytes lane p has 64 (p / 2) + 8 (p % 2) + 16 v ..., v = 0 ... 3. Of the latent
+// these are two steps, of the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p + 1,
+// 2 p + 8 and 2 p + 9. q is laid out alike.
+//
+// q's rows come into the place of tiles 1 and 2, `apart` bytes from each other, and go from there to panels.
 template <int heads>
-__device__ void bring_q(Memory<heads>& memory, const bf16* rows, int count) {
-    constexpr int pieces = width / 8, latent_pieces = latent / 8, all = heads * pieces;
-    constexpr int each = 9, bunches = all / (each * warpgroup);
-    static_assert(heads < 16 || bunches * each * warpgroup == all, "every thread has as many");
-    const int thread = static_cast<int>(threadIdx.x) % warpgroup;
-    const auto walk = [&](auto use) {
-#pragma unroll 1
-        for (int bunch = 0; bunch < (bunches > 0 ? bunches : 1); ++bunch) {
-            Words eight[each];  // all on their way at once
-#pragma unroll
+struct QueryRows {
+    static constexpr int bytes = 2 * width, apart = bytes + 16;
+    static_assert(heads * apart <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
+    static constexpr int pieces = width / 8, latent_pieces = latent / 8, each = pieces / 4;
+    Memory<heads>& memory;
+    const int count;  // of rows; the others are zeros
+
+    __device__ unsigned char* staged() const { return memory.ring.tile[1]; }
+    // One warp of those that bring tokens.
+    __device__ void bring(const bf16* rows) const {
+        if (lane_id() == 0) mbarrier_arrive_expect(memory.q_full, count * bytes);
+        __syncwarp();
+        for (int head = lane_id(); head < count; head += warp_size)
+            bulk_load(staged() + head * apart, rows + head * width, bytes, memory.q_full);
+    }
+    // Four lanes have four pieces of 8 columns of a row, which go to four words in a row.
+    template <class Use>
+    __device__ void walk(Use use) const {
+        const int thread = static_cast<int>(threadIdx.x) % warpgroup;
+        for (int head = thread / 4; head < heads; head += warpgroup / 4)
+#pragma unroll 6
             for (int i = 0; i < each; ++i) {
-                const int at = thread + (bunch * each + i) * warpgroup, head = at / pieces, piece = at % pieces;
-                eight[i] = head < count ? *reinterpret_cast<const Words*>(rows + head * width + piece * 8) : Words{};
+                const int lane = thread % 4;
+                const bool turned = i >= latent_pieces / 4;
+                const int piece = turned ? latent_pieces + 4 * (i % 4 % 2) + lane : i / 4 * 16 + lane / 2 * 8 + i % 4 * 2 + lane % 2;
+                const Words eight = head < count ? *reinterpret_cast<const Words*>(staged() + head * apart + piece * 16)
+                                                 : Words{};
+                use(eight, head, i, lane);
             }
-#pragma unroll
-            for (int i = 0; i < each; ++i) {
-                const int at = thread + (bunch * each + i) * warpgroup;
-                if (at < all) use(eight[i], at / pieces, at % pieces);
-            }
-        }
-    };
-    // The largest that is a number.
-    std::uint32_t largest = 0;
-    walk([&](const Words& eight, int, int) {
+    }
+    // By two powers of two; returns q's.
+    __device__ void convert() const {
+        mbarrier_wait_in_block(memory.q_full, 0);
         constexpr std::uint32_t infinite = 0x7f80;
+        std::uint32_t pair = 0, largest = 0;
+        walk([&](const Words& eight, int, int, int) {
 #pragma unroll
-        for (const std::uint32_t pair : eight.at) {
-            const std::uint32_t low = pair & 0x7fff, high = pair >> 16 & 0x7fff;
-            if (low < infinite) largest = max(largest, low);
-            if (high < infinite) largest = max(largest, high);
+            for (const std::uint32_t two : eight.at) pair = larger_pair(pair, magnitudes(two));
+        });
+        largest = max(pair & 0xffffU, pair >> 16);
+        if (largest >= infinite) {  // the largest that is a number
+            largest = 0;
+            walk([&](const Words& eight, int, int, int) {
+                for (const std::uint32_t two : eight.at) {
+                    const std::uint32_t low = two & 0x7fff, high = two >> 16 & 0x7fff;
+                    if (low < infinite) largest = max(largest, low);
+                    if (high < infinite) largest = max(largest, high);
+                }
+            });
         }
-    });
-    atomicMax(&memory.largest_q, static_cast<int>(largest));
-    barrier_sync(of_scorers, warpgroup);
-    const float by = power_of_two(exponent_of_q - max((memory.largest_q >> 7) - 127, -100));
-    walk([&](const Words& eight, int head, int piece) {
-        const bool turned = piece >= latent_pieces;
-        const int i = turned ? piece - latent_pieces : piece;
-        const int panel = turned ? rotated_panel : i / 16 * 2 + i / 2 % 2;
-        const int p = turned ? i / 2 : i / 4 % 4, first = i % 2 * 2;  // step of the panel
+        atomicMax(&memory.largest_q, static_cast<int>(largest));
+        barrier_sync(of_scorers, warpgroup);
+        const float by = power_of_two(exponent_of_q - max((memory.largest_q >> 7) - 127, -100));
+        walk([&](const Words& eight, int head, int i, int lane) {
+            const bool turned = i >= latent_pieces / 4;
+            unsigned char* panel = memory.q[turned ? rotated_panel : i / 4 * 2 + i % 4 / 2] + head * 128;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const float low = first_of_pair(eight.at[j]) * by, high = second_of_pair(eight.at[j]) * by;
-            const int row_piece = (2 * first + j) ^ (head & 7);
-            *reinterpret_cast<std::uint32_t*>(memory.q[panel] + head * 128 + row_piece * 16 + 4 * p) =
-                turned ? to_bf16_pair(low, high) : to_f16_pair(low, high);
-        }
-    });
-    fence_proxy_async_shared();
-    barrier_sync(of_scorers, warpgroup);
-}
+            for (int j = 0; j < 4; ++j) {
+                const float low = first_of_pair(eight.at[j]) * by, high = second_of_pair(eight.at[j]) * by;
+                // Of the latent piece 2 step + half; of the rotated columns a piece is one step of two lanes.
+                const int row_piece = turned ? 2 * lane + j % 2 : i % 2 * 4 + j;
+                const int word = turned ? i % 4 % 2 * 2 + j / 2 : lane;
+                *reinterpret_cast<std::uint32_t*>(panel + ((row_piece ^ (head & 7)) << 4) + 4 * word) =
+                    turned ? to_bf16_pair(low, high) : to_f16_pair(low, high);
+            }
+        });
+        fence_proxy_async_shared();
+        warp_arrives(memory.q_taken);
+        barrier_sync(of_scorers, warpgroup);
+    }
+};
 
 template <int heads>
 struct Scorer {
@@ -223,8 +250,7 @@ struct Scorer {
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 
     // A token's exponent, and its quarters' factors as pairs of twice the same.
-    __device__ static int factors_of(const unsigned char* row, std::uint32_t (&pairs)[quarters]) {
-        const Four scales = *reinterpret_cast<const Four*>(row + scales_at);
+    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters]) {
         std::uint32_t largest = 0;
 #pragma unroll
         for (const float scale : scales.at) largest = max(largest, __float_as_uint(scale) & 0x7fffffffU);
@@ -243,65 +269,71 @@ struct Scorer {
         std::uint32_t factors[2][quarters];
         int exponent[2];
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
+        Four scales[2];
+#pragma unroll
+        for (int o = 0; o < 2; ++o) scales[o] = *reinterpret_cast<const Four*>(rows[o] + scales_at);
+        Codes codes[2][2];  // [in turn, token]
+        load(codes[0], rows, 0);
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
-            exponent[o] = factors_of(rows[o], factors[o]);
+            exponent[o] = factors_of(scales[o], factors[o]);
             std::uint32_t mine_of_quarters = factors[o][0];
 #pragma unroll
             for (int i = 1; i < quarters; ++i)
                 if (place() == i) mine_of_quarters = factors[o][i];
             memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
         }
-        multiply(turn, rows, factors, exponent);
+        multiply(turn, codes, rows, factors, exponent);
         const int buffer = tile % 2;
         mbarrier_wait_in_block(memory.p_empty[buffer], tile / 2 % 2 ^ 1);
         weights(tile, buffer, exponent, counts(tile));
     }
 
+    struct alignas(8) Codes {
+        std::uint32_t at[2];
+    };
+    // A unit's, two steps: of both tokens. Of the rotated columns, one step.
+    __device__ static void load(Codes (&codes)[2], const unsigned char* const (&rows)[2], int unit) {
+        const int lane_at = place() / 2 * 64 + place() % 2 * 8, latents = 2 * rotated_panel;
+        const int at = unit < latents ? unit / 4 * scaled + unit % 4 * 16 : rotated_at + (unit - latents) * 16;
+#pragma unroll
+        for (int o = 0; o < 2; ++o) codes[o] = *reinterpret_cast<const Codes*>(rows[o] + at + lane_at);
+    }
     // s = k q^T.
-    __device__ void multiply(const Turn& turn, const unsigned char* const (&rows)[2],
+    __device__ void multiply(const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
                              const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
         std::uint32_t a[2][2][4];  // [in turn, step, register]
-        Words codes[2];            // of both tokens: four steps, or two
-        constexpr int units = 2 * rotated_panel + 2;  // two steps each
+        constexpr int latents = 2 * rotated_panel, units = latents + 4;
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
-            const int panel = min(unit / 2, rotated_panel);
-            const bool turned = panel == rotated_panel;
-            if (turned || unit % 2 == 0) {
-                const int at = turned ? rotated_at + 32 * place() + unit % 2 * 16
-                                      : panel / 2 * scaled + 32 * place() + panel % 2 * 16;
-#pragma unroll
-                for (int o = 0; o < 2; ++o) codes[o] = *reinterpret_cast<const Words*>(rows[o] + at);
-            }
+            const bool turned = unit >= latents;
+            if (unit + 1 < units) load(codes[(unit + 1) % 2], rows, unit + 1);
             if (unit >= 2) wgmma_wait<1>();
             auto& to = a[unit % 2];
 #pragma unroll
             for (int o = 0; o < 2; ++o) {
-                const auto& from = codes[o].at;
+                const auto& from = codes[unit % 2][o].at;
                 const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent[o]) << 7;  // 2^-e as bf16
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     if (turned) {
-                        to[i][o] = multiply_pairs(from[2 * i], half | half << 16);
-                        to[i][o + 2] = multiply_pairs(from[2 * i + 1], half | half << 16);
+                        to[0][2 * i + o] = multiply_pairs(from[i], half | half << 16);
                         continue;
                     }
-                    const std::uint32_t four = from[unit % 2 * 2 + i], by = factors[o][panel / 2 % quarters];
-                    to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(four), by);
-                    to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(four), by);
+                    const std::uint32_t by = factors[o][unit / 4 % quarters];
+                    to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(from[i]), by);
+                    to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(from[i]), by);
                 }
             }
             if (unit == 0) hold(s);
             wgmma_fence();
-            const Descriptor of_q =
-                advanced(k_major(memory.q[panel], Swizzle::bytes_128), 64 * (unit % 2));
+            if (turned) {
+                wgmma<bf16>(s, to[0], advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * (unit - latents)),
+                            true);
+            } else {
+                const Descriptor of_q = advanced(k_major(memory.q[unit / 2], Swizzle::bytes_128), 64 * (unit % 2));
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                if (turned)
-                    wgmma<bf16>(s, to[i], advanced(of_q, 32 * i), true);
-                else
-                    wgmma_f16(s, to[i], advanced(of_q, 32 * i), unit + i > 0);
+                for (int i = 0; i < 2; ++i) wgmma_f16(s, to[i], advanced(of_q, 32 * i), unit + i > 0);
             }
             wgmma_commit();
         }

@@ -67,13 +67,16 @@ __global__ void __launch_bounds__(threads, 1)
     if (threadIdx.x < heads) memory.reference[threadIdx.x] = nothing;
     __syncthreads();
     const int role = static_cast<int>(threadIdx.x) / warpgroup;
+    const QueryRows<heads> of_q{memory, count};
     Turn turn;
     if (role == weighing + 1) {
         give_back_registers<carrier_registers>();
-        bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4);
+        if (warp_id() % 4 == 0) of_q.bring(q + first * width);
+        bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4,
+              [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
     } else if (role == weighing) {
         give_back_registers<scorer_registers>();
-        bring_q(memory, q + first * width, count);
+        of_q.convert();
         Scorer<heads> scorer(memory, result.scale);
         scorer.set_scale();
         const auto counts = [&](int tile) {
