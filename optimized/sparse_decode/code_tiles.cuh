@@ -249,24 +249,24 @@ struct Scorer {
     }
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 
-    // A token's exponent, and its quarters' factors as pairs of twice the same.
-    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters]) {
+    // A token's exponent, and its quarters' factors.
+    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters / 2]) {
         std::uint32_t largest = 0;
 #pragma unroll
         for (const float scale : scales.at) largest = max(largest, __float_as_uint(scale) & 0x7fffffffU);
         const int e = max(-largest_exponent, min(largest_exponent, static_cast<int>(largest >> 23) - 127));
         const float by = power_of_two(-e);
 #pragma unroll
-        for (int i = 0; i < quarters; ++i) pairs[i] = to_f16_pair(scales.at[i] * by, scales.at[i] * by);
+        for (int i = 0; i < quarters; i += 2) pairs[i / 2] = to_f16_pair(scales.at[i] * by, scales.at[i + 1] * by);
         return e;
     }
 
-    // counts: of the tile's tokens, a bit each. before_softmax(): waits until they are known.
+    // counts: of the tile's tokens, a bit each.
     template <class Counts>
     __device__ void score(int tile, const Turn& turn, Counts counts) {
         const unsigned char* stage = memory.ring.tile[turn.at];
         const unsigned char* rows[2] = {stage + token * token_bytes, stage + (token + 8) * token_bytes};
-        std::uint32_t factors[2][quarters];
+        std::uint32_t factors[2][quarters / 2];  // pairs
         int exponent[2];
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
         Four scales[2];
@@ -277,11 +277,9 @@ struct Scorer {
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
             exponent[o] = factors_of(scales[o], factors[o]);
-            std::uint32_t mine_of_quarters = factors[o][0];
-#pragma unroll
-            for (int i = 1; i < quarters; ++i)
-                if (place() == i) mine_of_quarters = factors[o][i];
-            memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
+            const std::uint32_t two = place() < 2 ? factors[o][0] : factors[o][1];
+            memory.factors[turn.at][place()][token + 8 * o] =
+                static_cast<std::uint16_t>(place() % 2 == 0 ? two : two >> 16);
         }
         multiply(turn, codes, rows, factors, exponent);
         const int buffer = tile % 2;
@@ -289,6 +287,10 @@ struct Scorer {
         weights(tile, buffer, exponent, counts(tile));
     }
 
+    // One of a pair, twice.
+    __device__ static std::uint32_t twice(std::uint32_t pair, int which) {
+        return which == 0 ? (pair & 0xffffU) | pair << 16 : pair >> 16 | (pair & 0xffff0000U);
+    }
     struct alignas(8) Codes {
         std::uint32_t at[2];
     };
@@ -301,7 +303,7 @@ struct Scorer {
     }
     // s = k q^T.
     __device__ void multiply(const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
-                             const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
+                             const std::uint32_t (&factors)[2][quarters / 2], const int (&exponent)[2]) {
         std::uint32_t a[2][2][4];  // [in turn, step, register]
         constexpr int latents = 2 * rotated_panel, units = latents + 4;
 #pragma unroll
@@ -320,7 +322,7 @@ struct Scorer {
                         to[0][2 * i + o] = multiply_pairs(from[i], half | half << 16);
                         continue;
                     }
-                    const std::uint32_t by = factors[o][unit / 4 % quarters];
+                    const std::uint32_t by = twice(factors[o][unit / 8 % 2], unit / 4 % 2);
                     to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(from[i]), by);
                     to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(from[i]), by);
                 }
@@ -361,13 +363,13 @@ struct Scorer {
             }
         };
         read_reference();
-        float most = minus_infinity();
+        float most[4] = {nothing, nothing, nothing, nothing};  // not one after another: each waits for the one before
 #pragma unroll
         for (int i = 0; i < heads / 2; ++i) {
             s[i] = s[i] * by[i / 2 % 2] + start[i / 2 % 2];
-            most = fmaxf(most, s[i] - reference[i / 4 * 2 + i % 2]);
+            most[i % 4] = fmaxf(most[i % 4], s[i] - reference[i / 4 * 2 + i % 2]);
         }
-        const bool rises = __any_sync(all_lanes, most > let_grow);
+        const bool rises = __any_sync(all_lanes, fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])) > let_grow);
         if (rises && lane_id() == 0) memory.rises[buffer][warp] = tile + 1;
         barrier_sync(of_scorers, warpgroup);
         const int(&risen)[4] = memory.rises[buffer];
