@@ -54,13 +54,12 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
-// Where nobody chooses: what was fastest (notes.md). Level 9 for few heads; else the highest level that takes the
-// call for one row of q; level 5 for two to eight; from nine on level 6, or 5 where it declines.
+// Where nobody chooses: what was fastest (notes.md). Level 8 for a query or two of more than 64 heads, else level 10;
+// else the highest level that takes the call.
 AtLevel fastest_level(const SparseDecode& call) {
+    constexpr std::int64_t heads_of_a_block = 64;  // of level 10
     int level = chosen_level();
-    if (level == 0 && sparse_decode_level_9_declines(call).empty()) level = 9;
-    if (level == 0 && call.rows > 8 && sparse_decode_level_6_declines(call).empty()) level = 6;
-    if (level == 0 && call.rows > 1 && sparse_decode_level_5_declines(call).empty()) level = 5;
+    if (level == 0 && call.H > heads_of_a_block && sparse_decode_level_8_declines(call).empty()) level = 8;
     return AtLevel(level);
 }
 
