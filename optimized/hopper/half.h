@@ -41,9 +41,7 @@ std::uint32_t f16_pair_of_codes(std::uint32_t four) {
 }
 // A product of two numbers of 11 significant bits is exact in float32.
 inline std::uint32_t multiply_f16_pairs(std::uint32_t a, std::uint32_t b) {
-    const auto number = [](std::uint32_t bits) {
-        return simulator::number_of_f16(static_cast<std::uint16_t>(bits));
-    };
+    const auto number = [](std::uint32_t bits) { return simulator::number_of_f16(static_cast<std::uint16_t>(bits)); };
     return to_f16_pair(number(a) * number(b), number(a >> 16) * number(b >> 16));
 }
 inline std::uint32_t low_bytes_by_turns(std::uint32_t a, std::uint32_t b) {
@@ -64,7 +62,9 @@ template <int half>
 __device__ inline std::uint32_t f16_pair_of_codes(std::uint32_t four) {
     std::uint32_t pair;
     if constexpr (half == 0)
-        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, low; }" : "=r"(pair) : "r"(four));
+        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, low; }"
+            : "=r"(pair)
+            : "r"(four));
     else
         asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.rn.f16x2.e4m3x2 %0, high; }"
             : "=r"(pair)

@@ -1,5 +1,5 @@
-// The same product of f16 numbers, A in registers: what hopper/wgmma.h says holds, with hopper/half.h's pairs in place
-// of bf16's. PTX ISA, "wgmma.mma_async": .f32.f16.f16.
+// The same product of f16 numbers, A in registers: what hopper/wgmma.h says holds, with hopper/half.h's pairs in
+// place of bf16's. PTX ISA, "wgmma.mma_async": .f32.f16.f16.
 #pragma once
 
 #include "optimized/hopper/half.h"
@@ -23,11 +23,11 @@ void wgmma_f16(float (&d)[half_n], const std::uint32_t (&a)[4], Descriptor b, bo
 
 #else
 
-#define DSA_WGMMA_F16_REGISTERS(n, names, sums, i0, i1, i2, i3, i4, i5, i6, i7, i8)                           \
-    if constexpr (half_n == n / 2)                                                                            \
-        asm volatile(DSA_WGMMA_TEXT(n, "k16.f32.f16.f16", names, "{%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}", i4, \
-                                    i5, "1, 1, 0")                                                            \
-                     : sums                                                                                   \
+#define DSA_WGMMA_F16_REGISTERS(n, names, sums, i0, i1, i2, i3, i4, i5, i6, i7, i8)                                  \
+    if constexpr (half_n == n / 2)                                                                                   \
+        asm volatile(DSA_WGMMA_TEXT(n, "k16.f32.f16.f16", names, "{%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}", i4, i5, \
+                                    "1, 1, 0")                                                                       \
+                     : sums                                                                                          \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(p));
 
 template <int half_n>

@@ -123,8 +123,8 @@ void Products::agree(const Product& p, Where where) {
     Warp& warp = warps_[self.warp()];
     Warpgroup& group = warpgroups_[self.warpgroup()];
     const bool from_registers = p.a_registers != nullptr;
-    const Signature mine{p.columns,  p.e4m3,     p.f16, from_registers, from_registers ? 0 : p.a, p.b,
-                         p.add_to_d, p.negate_a, p.negate_b,     p.a_is_mn_major,          p.b_is_mn_major};
+    const Signature mine{p.columns,  p.e4m3,     p.f16,      from_registers,  from_registers ? 0 : p.a, p.b,
+                         p.add_to_d, p.negate_a, p.negate_b, p.a_is_mn_major, p.b_is_mn_major};
     const std::size_t at = warp.issued++ - group.forgotten;
     if (at == group.seen.size()) group.seen.push_back(mine);
     if (group.seen[at] != mine)

@@ -39,18 +39,18 @@ constexpr int rotated_panel = latent / 64;
 constexpr int quarters = latent / scaled;  // of a token, each with its scale
 constexpr int scales_at = latent, rotated_at = latent + 4 * quarters;
 constexpr int most_slots = 2048;
-constexpr int weighing = 2;                   // warpgroups
-constexpr int columns = latent / weighing;    // of a weigher
-constexpr int fragments = columns / 64;       // of 64 of them
+constexpr int weighing = 2;                 // warpgroups
+constexpr int columns = latent / weighing;  // of a weigher
+constexpr int fragments = columns / 64;     // of 64 of them
 constexpr int threads = 4 * warpgroup;
 // 128 registers a thread of all warps, shared out again.
 constexpr int weigher_registers = 184, scorer_registers = 120, carrier_registers = 24;
 enum NamedBarrier { all_threads, of_scorers, of_weighers, of_both };
 constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
-constexpr float nothing = -1e30F;    // a reference before the first token: finite, so that differences are numbers
-constexpr float let_grow = 8.0F;     // the reference follows only when w would grow beyond 2^8
-constexpr int largest_exponent = 60; // of a token
-constexpr int exponent_of_q = 10;    // q's largest is made 2^10 ... 2^11
+constexpr float nothing = -1e30F;     // a reference before the first token: finite, so that differences are numbers
+constexpr float let_grow = 8.0F;      // the reference follows only when w would grow beyond 2^8
+constexpr int largest_exponent = 60;  // of a token
+constexpr int exponent_of_q = 10;     // q's largest is made 2^10 ... 2^11
 
 using Selection = DistinctSlots<weighing * warpgroup, most_slots, 12>;
 
@@ -76,8 +76,8 @@ struct Memory {
     alignas(8) float reference[heads];
     alignas(8) float rescaling[2][heads];  // by which older sums are multiplied,
     int rescaled[2];                       // where this is the tile's number + 1
-    alignas(16) int rises[2][4];  // the tile's number + 1, each scoring warp's
-    float of_warp[4][heads];      // each scoring warp's maxima, or sums
+    alignas(16) int rises[2][4];           // the tile's number + 1, each scoring warp's
+    float of_warp[4][heads];               // each scoring warp's maxima, or sums
     alignas(8) float one_over[heads];
     int largest_q;  // magnitude, as bits of bf16
     Mbarrier q_full, q_taken, counts_known, p_full[2], p_empty[2];
@@ -122,7 +122,7 @@ __device__ void init_barriers(Memory<heads>& memory) {
 // before_second(): until the second tile's place is free for the first time.
 template <class Wait>
 __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t* own, int count, int tiles,
-                             std::int64_t cache_slots, int carrier, Wait before_second) {
+                      std::int64_t cache_slots, int carrier, Wait before_second) {
     constexpr std::uint32_t all = (1U << Ring::rows_each) - 1;
     const auto index = [&](int tile) {
         const int slot = tile * tokens + carrier * Ring::rows_each + lane_id() % Ring::rows_each;
@@ -151,8 +151,8 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
 
 // The columns of a step of 16 are so chosen that a lane loads 8 bytes of a token's row at once, and no two lanes of a
 // wavefront from one bank: of each 128 bytes lane p has 64 (p / 2) + 8 (p % 2) + 16 v ..., v = 0 ... 3. Of the latent
-// these are two steps, of the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p + 1,
-// 2 p + 8 and 2 p + 9. q is laid out alike.
+// these are two steps, of the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p +
+// 1, 2 p + 8 and 2 p + 9. q is laid out alike.
 //
 // q's rows come into the place of tiles 1 and 2, `apart` bytes from each other, and go from there to panels.
 template <int heads>
@@ -180,9 +180,10 @@ struct QueryRows {
             for (int i = 0; i < each; ++i) {
                 const int lane = thread % 4;
                 const bool turned = i >= latent_pieces / 4;
-                const int piece = turned ? latent_pieces + 4 * (i % 4 % 2) + lane : i / 4 * 16 + lane / 2 * 8 + i % 4 * 2 + lane % 2;
-                const Words eight = head < count ? *reinterpret_cast<const Words*>(staged() + head * apart + piece * 16)
-                                                 : Words{};
+                const int piece = turned ? latent_pieces + 4 * (i % 4 % 2) + lane
+                                         : i / 4 * 16 + lane / 2 * 8 + i % 4 * 2 + lane % 2;
+                const Words eight =
+                    head < count ? *reinterpret_cast<const Words*>(staged() + head * apart + piece * 16) : Words{};
                 use(eight, head, i, lane);
             }
     }
@@ -244,20 +245,18 @@ struct Scorer {
         to_log2 = scale * log2_e;
     }
     // After bring_q.
-    __device__ void set_scale() {
-        to_log2 *= power_of_two(max((memory.largest_q >> 7) - 127, -100) - exponent_of_q);
-    }
+    __device__ void set_scale() { to_log2 *= power_of_two(max((memory.largest_q >> 7) - 127, -100) - exponent_of_q); }
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 
-    // A token's exponent, and its quarters' factors.
-    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters / 2]) {
+    // A token's exponent, and its quarters' factors as pairs of twice the same.
+    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters]) {
         std::uint32_t largest = 0;
 #pragma unroll
         for (const float scale : scales.at) largest = max(largest, __float_as_uint(scale) & 0x7fffffffU);
         const int e = max(-largest_exponent, min(largest_exponent, static_cast<int>(largest >> 23) - 127));
         const float by = power_of_two(-e);
 #pragma unroll
-        for (int i = 0; i < quarters; i += 2) pairs[i / 2] = to_f16_pair(scales.at[i] * by, scales.at[i + 1] * by);
+        for (int i = 0; i < quarters; ++i) pairs[i] = to_f16_pair(scales.at[i] * by, scales.at[i] * by);
         return e;
     }
 
@@ -266,7 +265,7 @@ struct Scorer {
     __device__ void score(int tile, const Turn& turn, Counts counts) {
         const unsigned char* stage = memory.ring.tile[turn.at];
         const unsigned char* rows[2] = {stage + token * token_bytes, stage + (token + 8) * token_bytes};
-        std::uint32_t factors[2][quarters / 2];  // pairs
+        std::uint32_t factors[2][quarters];  // pairs of twice the same
         int exponent[2];
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
         Four scales[2];
@@ -277,9 +276,11 @@ struct Scorer {
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
             exponent[o] = factors_of(scales[o], factors[o]);
-            const std::uint32_t two = place() < 2 ? factors[o][0] : factors[o][1];
-            memory.factors[turn.at][place()][token + 8 * o] =
-                static_cast<std::uint16_t>(place() % 2 == 0 ? two : two >> 16);
+            std::uint32_t mine_of_quarters = factors[o][0];
+#pragma unroll
+            for (int i = 1; i < quarters; ++i)
+                if (place() == i) mine_of_quarters = factors[o][i];
+            memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
         }
         multiply(turn, codes, rows, factors, exponent);
         const int buffer = tile % 2;
@@ -287,10 +288,6 @@ struct Scorer {
         weights(tile, buffer, exponent, counts(tile));
     }
 
-    // One of a pair, twice.
-    __device__ static std::uint32_t twice(std::uint32_t pair, int which) {
-        return which == 0 ? (pair & 0xffffU) | pair << 16 : pair >> 16 | (pair & 0xffff0000U);
-    }
     struct alignas(8) Codes {
         std::uint32_t at[2];
     };
@@ -303,7 +300,7 @@ struct Scorer {
     }
     // s = k q^T.
     __device__ void multiply(const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
-                             const std::uint32_t (&factors)[2][quarters / 2], const int (&exponent)[2]) {
+                             const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
         std::uint32_t a[2][2][4];  // [in turn, step, register]
         constexpr int latents = 2 * rotated_panel, units = latents + 4;
 #pragma unroll
@@ -322,7 +319,7 @@ struct Scorer {
                         to[0][2 * i + o] = multiply_pairs(from[i], half | half << 16);
                         continue;
                     }
-                    const std::uint32_t by = twice(factors[o][unit / 8 % 2], unit / 4 % 2);
+                    const std::uint32_t by = factors[o][unit / 4 % quarters];
                     to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(from[i]), by);
                     to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(from[i]), by);
                 }
@@ -330,7 +327,8 @@ struct Scorer {
             if (unit == 0) hold(s);
             wgmma_fence();
             if (turned) {
-                wgmma<bf16>(s, to[0], advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * (unit - latents)),
+                wgmma<bf16>(s, to[0],
+                            advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * (unit - latents)),
                             true);
             } else {
                 const Descriptor of_q = advanced(k_major(memory.q[unit / 2], Swizzle::bytes_128), 64 * (unit % 2));
@@ -445,8 +443,8 @@ struct Scorer {
         fold_over_tokens([&](int i) { return sum[i]; }, [](float a, float b) { return a + b; });
         const int head = static_cast<int>(threadIdx.x) % warpgroup;
         if (head >= heads) return;
-        const float all = (memory.of_warp[0][head] + memory.of_warp[1][head]) +
-                          (memory.of_warp[2][head] + memory.of_warp[3][head]);
+        const float all =
+            (memory.of_warp[0][head] + memory.of_warp[1][head]) + (memory.of_warp[2][head] + memory.of_warp[3][head]);
         const float reference = memory.reference[head];
         // Where all logits are NaN there is no maximum; nor is the row empty.
         conclude(head, all != all ? all : reference == nothing ? minus_infinity() : reference * ln_2, all);

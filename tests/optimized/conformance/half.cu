@@ -29,9 +29,10 @@ __global__ void halves(const float* x, int count, std::uint32_t* y) {
 
 [[maybe_unused]] const Registered registered("halves", [] {
     // Ties to either side, subnormals and what is too small for them, the largest and what is too large.
-    std::vector<float> x{0.0F, -0.0F, 1.0F, 1.00048828125F, 1.00146484375F, -1.3F, 0x1p-14F, 0x1.ffcp-15F, 0x1.ffep-15F,
-                         0x1p-24F, 0x1p-25F, 0x1.8p-25F, -0x1.8p-24F, 0x1p-26F, 65504.0F, 65519.9F, 65520.0F, -1e9F, 3e-5F, 448.0F,
-                         0.3333F, 0x1.ffep0F, 0x1.fffp0F, 1e-30F};
+    std::vector<float> x{0.0F,        -0.0F,        1.0F,         1.00048828125F, 1.00146484375F, -1.3F,
+                         0x1p-14F,    0x1.ffcp-15F, 0x1.ffep-15F, 0x1p-24F,       0x1p-25F,       0x1.8p-25F,
+                         -0x1.8p-24F, 0x1p-26F,     65504.0F,     65519.9F,       65520.0F,       -1e9F,
+                         3e-5F,       448.0F,       0.3333F,      0x1.ffep0F,     0x1.fffp0F,     1e-30F};
     const OnDevice<float> in(x);
     const auto count = static_cast<int>(x.size());
     const OnDevice<std::uint32_t> out(std::size_t{128} + 2 * x.size() + 2);
