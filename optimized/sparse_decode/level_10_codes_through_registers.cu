@@ -18,7 +18,7 @@ constexpr double multiprocessors = 4;  // small cases shall go round the ring of
 constexpr double multiprocessors = 132;
 #endif
 
-// How a call is split over blocks: what a simple model of the time, in microseconds, likes best.
+// How a call is split over blocks: what a simple model of the time, in microseconds, likes best (notes.md).
 struct Plan {
     std::int64_t H, k, rows_of_q;
     int heads_each, groups;  // of a query
@@ -47,13 +47,14 @@ struct Plan {
         int heads;
         double a_block, a_tile;
     };
-    static constexpr Cost costs[] = {{64, 11.5, 2.1}, {32, 8.5, 1.5}, {16, 7.5, 1.35}, {8, 7.0, 1.3}};
+    static constexpr Cost costs[] = {{64, 11.5, 2.1}, {32, 7.5, 1.5}, {16, 6.2, 1.35}, {8, 6.0, 1.3}};
     double predicted(const Cost& cost, int bunches, int count, int each) const {
-        constexpr double starting = 4, adding = 0.8, bytes_a_us = 4.5e6;
+        constexpr double starting = 4, adding = 0.8, a_row = 0.0018, bytes_a_us = 6e6;
         const double blocks = static_cast<double>(rows_of_q) * bunches * count;
         const double time = starting + std::ceil(blocks / multiprocessors) * (cost.a_block + cost.a_tile * each);
         if (count == 1) return time;
-        return time + adding + 2.0 * static_cast<double>(rows_of_q * H) * count * latent * 4 / bytes_a_us;
+        const auto rows = static_cast<double>(rows_of_q * H);
+        return time + adding + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
     }
     Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
 };

@@ -1,6 +1,5 @@
 #include "optimized/sparse_decode/op.h"
 
-#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -55,25 +54,10 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
-// Where nobody chooses: what was fastest (notes.md). Level 8 for a query or two of more than 64 heads, else level 10;
-// else the highest level that takes the call.
-AtLevel fastest_level(const SparseDecode& call) {
-    constexpr std::int64_t heads_of_a_block = 64;  // of level 10
-    int level = chosen_level();
-    if (level == 0 && call.H > heads_of_a_block && sparse_decode_level_8_declines(call).empty()) level = 8;
-    return AtLevel(level);
-}
-
 }  // namespace
 
-void sparse_decode(const SparseDecode& call) {
-    const AtLevel level = fastest_level(call);
-    ladder.run(call);
-}
-std::int64_t sparse_decode_workspace(const SparseDecode& call) {
-    const AtLevel level = fastest_level(call);
-    return ladder.workspace(call);
-}
+void sparse_decode(const SparseDecode& call) { ladder.run(call); }
+std::int64_t sparse_decode_workspace(const SparseDecode& call) { return ladder.workspace(call); }
 
 }  // namespace dsa
 

@@ -94,10 +94,8 @@ def test_a_level_says_what_it_does_not_take(program, tmp_path):  # noqa: F811
     assert run.returncode == 77 and "tokens must be of 512 + 64 columns; they are of 128 + 16" in run.stderr
 
 
-def test_the_default_is_a_level_that_takes_the_call(program, tmp_path):  # noqa: F811
-    """Level 8 for a query that few blocks share, else 10."""
-    for s_q, k, level in ((1, 128, 8), (1, 64, 10)):
-        folder = write(tmp_path / f"in_{k}", "sparse_decode", question(128, k, pages(1, True), s_q=s_q), {"scale": 0.1, "R_kv": 512}, {})
-        got = results(program, "sparse_decode", folder, tmp_path / f"{k}")
-        want = results(program, "sparse_decode", folder, tmp_path / f"{k}_{level}", level=level)
-        assert all(got[name].tobytes() == want[name].tobytes() for name in want)
+def test_the_default_is_the_highest_level(program, tmp_path):  # noqa: F811
+    folder = write(tmp_path / "in", "sparse_decode", question(128, 128, pages(1, True)), {"scale": 0.1, "R_kv": 512}, {})
+    got = results(program, "sparse_decode", folder, tmp_path / "default")
+    want = results(program, "sparse_decode", folder, tmp_path / "10", level=10)
+    assert all(got[name].tobytes() == want[name].tobytes() for name in want)
