@@ -50,7 +50,10 @@ constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F
 constexpr float nothing = -1e30F;     // a reference before the first token: finite, so that differences are numbers
 constexpr float let_grow = 8.0F;      // the reference follows only when w would grow beyond 2^8
 constexpr int largest_exponent = 60;  // of a token
-constexpr int exponent_of_q = 10;     // q's largest is made 2^10 ... 2^11
+// Weighers hear of a tile's p when this many of 20 units of the next tile's q k^T have been issued: p v goes on
+// beside the next softmax then, and not beside the products that this softmax waits for.
+constexpr int told_after = 19;
+constexpr int exponent_of_q = 10;  // q's largest is made 2^10 ... 2^11
 
 using Selection = DistinctSlots<weighing * warpgroup, most_slots, 12>;
 
@@ -282,7 +285,7 @@ struct Scorer {
                 if (place() == i) mine_of_quarters = factors[o][i];
             memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
         }
-        multiply(turn, codes, rows, factors, exponent);
+        multiply(tile, turn, codes, rows, factors, exponent);
         const int buffer = tile % 2;
         mbarrier_wait_in_block(memory.p_empty[buffer], tile / 2 % 2 ^ 1);
         weights(tile, buffer, exponent, counts(tile));
@@ -299,7 +302,7 @@ struct Scorer {
         for (int o = 0; o < 2; ++o) codes[o] = *reinterpret_cast<const Codes*>(rows[o] + at + lane_at);
     }
     // s = k q^T.
-    __device__ void multiply(const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
+    __device__ void multiply(int tile, const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
                              const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
         std::uint32_t a[2][2][4];  // [in turn, step, register]
         constexpr int latents = 2 * rotated_panel, units = latents + 4;
@@ -307,6 +310,7 @@ struct Scorer {
         for (int unit = 0; unit < units; ++unit) {
             const bool turned = unit >= latents;
             if (unit + 1 < units) load(codes[(unit + 1) % 2], rows, unit + 1);
+            if (unit == told_after && tile > 0) tell(tile - 1);
             if (unit >= 2) wgmma_wait<1>();
             auto& to = a[unit % 2];
 #pragma unroll
@@ -387,8 +391,8 @@ struct Scorer {
             }
         store(buffer);
         fence_proxy_async_shared();
-        warp_arrives(memory.p_full[buffer]);
     }
+    __device__ void tell(int tile) { warp_arrives(memory.p_full[tile % 2]); }
     __device__ void store(int buffer) const {
         const int lane = lane_id(), piece = 2 * warp + lane / 8 % 2;
         if constexpr (heads == 8) {

@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(threads, 1)
             return words[0] | std::uint64_t{words[1]} << 32;
         };
         for (int tile = 0; tile < tiles; ++tile, turn.next()) scorer.score(tile, turn, counts);
+        scorer.tell(tiles - 1);
         scorer.finish([&](int head, float reference, float sum) {
             memory.one_over[head] = 0.0F;
             if (head >= count) return;
