@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "optimized/simulator/descriptor.h"
+#include "optimized/simulator/half.h"
 #include "optimized/simulator/mma.h"
 #include "optimized/simulator/order.h"
 
@@ -122,8 +123,8 @@ void Products::agree(const Product& p, Where where) {
     Warp& warp = warps_[self.warp()];
     Warpgroup& group = warpgroups_[self.warpgroup()];
     const bool from_registers = p.a_registers != nullptr;
-    const Signature mine{p.columns,  p.e4m3,     from_registers, from_registers ? 0 : p.a, p.b,
-                         p.add_to_d, p.negate_a, p.negate_b,     p.a_is_mn_major,          p.b_is_mn_major};
+    const Signature mine{p.columns,  p.e4m3,     p.f16,      from_registers,  from_registers ? 0 : p.a, p.b,
+                         p.add_to_d, p.negate_a, p.negate_b, p.a_is_mn_major, p.b_is_mn_major};
     const std::size_t at = warp.issued++ - group.forgotten;
     if (at == group.seen.size()) group.seen.push_back(mine);
     if (group.seen[at] != mine)
@@ -203,12 +204,16 @@ void Products::issue(const std::uint64_t (&lanes)[32], Where where) {
                        from_registers = std::move(from_registers)]() mutable {
         for (std::size_t at = 0; at < from_registers.size(); at += 16) a.push_back(&from_registers[at]);
         if (!p.add_to_d) std::fill(sums->values.begin(), sums->values.end(), 0.0F);
+        const auto add = [&]<class T>(T) {
+            add_product<T>(sums->values, numbers_of<T>(a, p.a_is_mn_major, warp_rows, p.negate_a),
+                           numbers_of<T>(b, p.b_is_mn_major, p.columns, p.negate_b), p.columns);
+        };
         if (p.e4m3)
-            add_product<e4m3>(sums->values, numbers_of<e4m3>(a, false, warp_rows, p.negate_a),
-                              numbers_of<e4m3>(b, false, p.columns, p.negate_b), p.columns);
+            add(e4m3{});
+        else if (p.f16)
+            add(Half{});
         else
-            add_product<bf16>(sums->values, numbers_of<bf16>(a, p.a_is_mn_major, warp_rows, p.negate_a),
-                              numbers_of<bf16>(b, p.b_is_mn_major, p.columns, p.negate_b), p.columns);
+            add(bf16{});
         ticket->has_read = ticket->done = true;
     };
     // In the order in which they were issued, as the sums depend on it.

@@ -19,7 +19,7 @@ namespace dsa::simulator {
 // One instruction, as a thread brings it.
 struct Product {
     unsigned columns;                  // N
-    bool e4m3;                         // else bf16
+    bool e4m3;                         // else numbers of 2 bytes
     const std::uint32_t* a_registers;  // 4 of them; nullptr: A lies in shared memory
     std::uint64_t a;                   // descriptors
     std::uint64_t b;
@@ -28,7 +28,8 @@ struct Product {
     bool negate_b;
     bool a_is_mn_major;
     bool b_is_mn_major;
-    float* d;  // N / 2 registers
+    float* d;          // N / 2 registers
+    bool f16 = false;  // else bf16
 };
 
 class Products {
@@ -47,7 +48,8 @@ class Products {
 
    private:
     // What all warps of a warpgroup must agree on.
-    using Signature = std::tuple<unsigned, bool, bool, std::uint64_t, std::uint64_t, bool, bool, bool, bool, bool>;
+    using Signature =
+        std::tuple<unsigned, bool, bool, bool, std::uint64_t, std::uint64_t, bool, bool, bool, bool, bool>;
     // The accumulators of a warp while products of theirs are under way.
     struct Accumulators {
         float* of_lane[32];

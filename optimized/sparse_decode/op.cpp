@@ -1,6 +1,5 @@
 #include "optimized/sparse_decode/op.h"
 
-#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -23,7 +22,9 @@ const Ladder<SparseDecode> ladder{
       sparse_decode_workspace_5},
      {"three tiles", sparse_decode_level_7, sparse_decode_level_7_declines, sparse_decode_workspace_7},
      {"one tile a block", sparse_decode_level_8, sparse_decode_level_8_declines, sparse_decode_workspace_8},
-     {"tokens as rows", sparse_decode_level_9, sparse_decode_level_9_declines, sparse_decode_workspace_9}}};
+     {"tokens as rows", sparse_decode_level_9, sparse_decode_level_9_declines, sparse_decode_workspace_9},
+     {"codes through registers", sparse_decode_level_10, sparse_decode_level_10_declines,
+      sparse_decode_workspace_10}}};
 
 SparseDecode read(const dsa_sparse_decode_args& args) {
     const Case about(args.case_json);
@@ -53,26 +54,10 @@ SparseDecode read(const dsa_sparse_decode_args& args) {
     return call;
 }
 
-// Where nobody chooses: what was fastest (notes.md). Level 9 for few heads; else the highest level that takes the
-// call for one row of q; level 5 for two to eight; from nine on level 6, or 5 where it declines.
-AtLevel fastest_level(const SparseDecode& call) {
-    int level = chosen_level();
-    if (level == 0 && sparse_decode_level_9_declines(call).empty()) level = 9;
-    if (level == 0 && call.rows > 8 && sparse_decode_level_6_declines(call).empty()) level = 6;
-    if (level == 0 && call.rows > 1 && sparse_decode_level_5_declines(call).empty()) level = 5;
-    return AtLevel(level);
-}
-
 }  // namespace
 
-void sparse_decode(const SparseDecode& call) {
-    const AtLevel level = fastest_level(call);
-    ladder.run(call);
-}
-std::int64_t sparse_decode_workspace(const SparseDecode& call) {
-    const AtLevel level = fastest_level(call);
-    return ladder.workspace(call);
-}
+void sparse_decode(const SparseDecode& call) { ladder.run(call); }
+std::int64_t sparse_decode_workspace(const SparseDecode& call) { return ladder.workspace(call); }
 
 }  // namespace dsa
 

@@ -9,6 +9,7 @@
 // level 7  three tiles: p v of one beside the softmax of the next
 // level 8  a tile a block, all warps at the same thing: for a query or two
 // level 9  at most 32 heads: tokens are the products' rows, heads their columns
+// level 10 codes go through registers into the tensor cores: no converted tile
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -58,5 +59,8 @@ std::int64_t sparse_decode_workspace_8(const SparseDecode& call);
 void sparse_decode_level_9(const SparseDecode& call);
 std::string sparse_decode_level_9_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_9(const SparseDecode& call);
+void sparse_decode_level_10(const SparseDecode& call);
+std::string sparse_decode_level_10_declines(const SparseDecode& call);
+std::int64_t sparse_decode_workspace_10(const SparseDecode& call);
 
 }  // namespace dsa

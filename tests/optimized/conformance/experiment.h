@@ -75,7 +75,7 @@ class Whole {
     std::uint32_t state_;
 };
 
-// Of a whole number from -16 to 16: as bf16 and as e4m3.
+// Of a whole number from -16 to 16: as bf16, e4m3 and f16.
 inline std::uint16_t bf16_of(int x) {
     const auto value = static_cast<float>(x);
     std::uint32_t bits = 0;
@@ -88,6 +88,14 @@ inline std::uint8_t e4m3_of(int x) {
     int e = 0;
     while (magnitude >> (e + 1) != 0) ++e;
     return static_cast<std::uint8_t>((x < 0 ? 0x80 : 0) | (e + 7) << 3 | ((magnitude << 3 >> e) & 7));
+}
+
+inline std::uint16_t f16_of(int x) {
+    const int magnitude = x < 0 ? -x : x;
+    if (magnitude == 0) return 0;
+    int e = 0;
+    while (magnitude >> (e + 1) != 0) ++e;
+    return static_cast<std::uint16_t>((x < 0 ? 0x8000 : 0) | (e + 15) << 10 | ((magnitude << 10 >> e) & 0x3ff));
 }
 
 }  // namespace dsa::conformance

@@ -48,6 +48,8 @@ void every_n(const std::string& format) {
     add_experiment<bf16, plain, 64>("wgmma_bf16_not_added", Swizzle::bytes_128, Swizzle::bytes_128, false, false);
     add_experiment<bf16, plain, 64>("wgmma_bf16_registers", Swizzle::none, Swizzle::bytes_64, true);
     add_experiment<e4m3, plain, 64>("wgmma_e4m3_registers", Swizzle::none, Swizzle::bytes_64, true);
+    add_experiment<f16, plain, 64>("wgmma_f16_registers", Swizzle::none, Swizzle::bytes_64, true);
+    add_experiment<f16, plain, 8>("wgmma_f16_registers_n8", Swizzle::none, Swizzle::bytes_128, true);
     add_experiment<bf16, b_mn_major, 64>("wgmma_bf16_registers_b_mn_major", Swizzle::none, Swizzle::bytes_64, true);
     add_experiment<bf16, minus_a, 64>("wgmma_bf16_minus_a", Swizzle::bytes_128, Swizzle::bytes_128);
     add_experiment<e4m3, minus_b, 64>("wgmma_e4m3_minus_b", Swizzle::bytes_128, Swizzle::bytes_128);

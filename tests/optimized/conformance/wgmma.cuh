@@ -1,9 +1,11 @@
 // One wgmma on an image of shared memory: A and B lie in the image as a descriptor says. K is 32 bytes.
 #pragma once
 
+#include <type_traits>
+
 #include "experiment.h"
 #include "optimized/hopper/fence.h"
-#include "optimized/hopper/wgmma.h"
+#include "optimized/hopper/wgmma_f16.h"
 
 namespace dsa::conformance {
 
@@ -45,11 +47,14 @@ __global__ void __launch_bounds__(128) one_product(const unsigned char* image, O
             for (int i = 0; i < 4; ++i) mine[i] = registers[4 * thread + i];
             hold(sums);
             wgmma_fence();
-            wgmma<T, form>(sums, mine, at_b, add);
+            if constexpr (std::is_same_v<T, f16>)
+                wgmma_f16(sums, mine, at_b, add);
+            else
+                wgmma<T, form>(sums, mine, at_b, add);
             wgmma_commit();
             wgmma_wait<0>();
         }
-    } else {
+    } else if constexpr (!std::is_same_v<T, f16>) {
         hold(sums);
         wgmma_fence();
         wgmma<T, form>(sums, descriptor(memory.bytes + a.start, a.leading, a.stride, a.swizzle), at_b, add);
@@ -120,7 +125,9 @@ class Matrix {
 
    private:
     static T coded(int x) {
-        if constexpr (sizeof(T) == 2)
+        if constexpr (std::is_same_v<T, f16>)
+            return {f16_of(x)};
+        else if constexpr (sizeof(T) == 2)
             return {bf16_of(x)};
         else
             return {e4m3_of(x)};
