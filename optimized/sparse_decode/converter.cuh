@@ -224,7 +224,8 @@ class Converter {
         for (; making.item < cache.items; making.next(cache)) {
             // The other block's warps arrive here too, but nothing that they wrote is read afterwards: the wait does
             // not acquire at the cluster's scope.
-            if (making.half == 0 || blocks == 2) mbarrier_wait_in_block(memory.tiles.empty[turn.stage], turn.parity ^ 1);
+            if (making.half == 0 || blocks == 2)
+                mbarrier_wait_in_block(memory.tiles.empty[turn.stage], turn.parity ^ 1);
             if (first_round && turn.stage == latent_tile::stages - 1) {
                 mbarrier_wait_in_block(memory.counts_known, 0);
                 first_round = false;
