@@ -25,6 +25,7 @@
 #include "optimized/hopper/barrier.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/mbarrier.h"
+#include "optimized/hopper/ring.h"
 #include "optimized/hopper/tma.h"
 
 namespace dsa::latent_tile {
@@ -74,12 +75,7 @@ struct ThreeTiles {
 };
 
 // The tile that comes next, counted over all items of a block.
-struct Turn {
-    int at = 0, parity = 0;
-    __device__ void next() {
-        if (++at == stages) at = 0, parity ^= 1;
-    }
-};
+using Turn = RingTurn<stages>;
 
 template <int kept>
 using KeptQ = std::uint32_t[kept * steps][4];
@@ -126,8 +122,8 @@ __device__ void score_tiles(ThreeTiles<kept>& memory, const Job& job, const Tens
         const int tiles = job.tiles(item);
         mbarrier_wait_in_block(memory.q_full, round % 2);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
-            unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.at, 0)].at;  // uniform, sees ptxas
-            mbarrier_wait_in_block(memory.full[turn.at], turn.parity);
+            unsigned char* k = memory.tile[__shfl_sync(all_lanes, turn.stage, 0)].at;  // uniform, sees ptxas
+            mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
             if (Job::copied_by_threads) fence_proxy_async_shared();
             selected.ask(tile);  // after the fence, which would wait for them; the products hide them
             float s[tile_keys / 2];
@@ -139,7 +135,7 @@ __device__ void score_tiles(ThreeTiles<kept>& memory, const Job& job, const Tens
             selected.valid(tile, valid);
             wgmma_wait<0>();
             hold(s);
-            if (lane_id() == 0) mbarrier_arrive(memory.multiplied[turn.at]);
+            if (lane_id() == 0) mbarrier_arrive(memory.multiplied[turn.stage]);
             const bool last = tile + 1 == tiles;
             if (const int next = item + job.stride; last && next < job.items) {
                 barrier_sync(scorers_barrier, warpgroup);  // all four warps' products have read q
@@ -147,10 +143,10 @@ __device__ void score_tiles(ThreeTiles<kept>& memory, const Job& job, const Tens
                 load_q<kept>(q, job, next);
             }
             const bool rises = softmax.step(s, valid, to_log2);
-            unsigned char* p = memory.p[turn.at].at;
+            unsigned char* p = memory.p[turn.stage].at;
             store_weights<16>(s, p);
             store_weights<8>(s + 16, p + second_p);
-            Rescaling& rescaling = memory.rescaling[turn.at];
+            Rescaling& rescaling = memory.rescaling[turn.stage];
             if (lane_id() == 0) rescaling.rises[warp] = rises ? 1 : 0;
             if (rises && lane_id() % 4 == 0)
 #pragma unroll
@@ -159,7 +155,7 @@ __device__ void score_tiles(ThreeTiles<kept>& memory, const Job& job, const Tens
             if (last) job.conclude(softmax, item, rescaling.one_over);
             fence_proxy_async_shared();
             __syncwarp();
-            if (lane_id() == 0) mbarrier_arrive(memory.scored[turn.at]);
+            if (lane_id() == 0) mbarrier_arrive(memory.scored[turn.stage]);
         }
     }
 }
@@ -176,15 +172,15 @@ __device__ void weigh_tiles(ThreeTiles<kept>& memory, const Job& job, int half) 
         const int tiles = job.tiles(item);
         Sums out;
         for (int tile = 0; tile < tiles; ++tile) {
-            const Rescaling& rescaling = memory.rescaling[turn.at];
-            const int now = turn.at;
+            const Rescaling& rescaling = memory.rescaling[turn.stage];
+            const int now = turn.stage;
             unsigned char* k = memory.tile[__shfl_sync(all_lanes, now, 0)].at;
             unsigned char* v = k + half * value_panels / 2 * apart;
             const unsigned char* p = memory.p[__shfl_sync(all_lanes, now, 0)].at;
             mbarrier_wait_in_block(memory.scored[now], turn.parity);
             turn.next();
             const bool last = tile + 1 == tiles;
-            if (!last) mbarrier_wait_in_block(memory.multiplied[turn.at], turn.parity);
+            if (!last) mbarrier_wait_in_block(memory.multiplied[turn.stage], turn.parity);
             if (tile > 0 && rescaling.rises[warp] != 0) {
                 const float factor[2] = {rescaling.factor[rows[0]], rescaling.factor[rows[1]]};
 #pragma unroll

@@ -224,12 +224,13 @@ class Converter {
         for (; making.item < cache.items; making.next(cache)) {
             // The other block's warps arrive here too, but nothing that they wrote is read afterwards: the wait does
             // not acquire at the cluster's scope.
-            if (making.half == 0 || blocks == 2) mbarrier_wait_in_block(memory.tiles.empty[turn.at], turn.parity ^ 1);
-            if (first_round && turn.at == latent_tile::stages - 1) {
+            if (making.half == 0 || blocks == 2)
+                mbarrier_wait_in_block(memory.tiles.empty[turn.stage], turn.parity ^ 1);
+            if (first_round && turn.stage == latent_tile::stages - 1) {
                 mbarrier_wait_in_block(memory.counts_known, 0);
                 first_round = false;
             }
-            make(making, turn.at);
+            make(making, turn.stage);
             if (making.half == 1 || blocks == 2) turn.next();
             load(next);  // not earlier: the fence waits for what is on its way
             ask_for(following);

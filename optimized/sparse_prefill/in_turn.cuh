@@ -320,7 +320,6 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         SeldomSoftmax softmax;
         Sums out;
         std::uint32_t p[tile_keys / 16][4];
-        mbarrier_wait_in_block(memory.q_full, round % 2);
         const auto turn = [&](auto none_before, int tile) {
             constexpr bool any_before = !decltype(none_before)::value;  // of the item's tiles
             const unsigned n = first + static_cast<unsigned>(tile);
@@ -397,6 +396,8 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             if (!last) release(memory, at, half);
         };
         int tile = (static_cast<int>(first % 2) + half) % 2;
+        // Who scores no tile of an item does not wait: the other may ask for the next one's q before.
+        if (tile < tiles) mbarrier_wait_in_block(memory.q_full, round % 2);
         if (tile == 0) {
             turn(std::true_type{}, 0);
             tile = 2;

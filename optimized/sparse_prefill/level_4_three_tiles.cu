@@ -83,8 +83,8 @@ __device__ void gather(Shared& memory, const Job& job) {
 #pragma unroll
         for (int i = 0; i < rounds; ++i) position[i] = indices[row + 4 * i];
         for (int tile = 0; tile < tiles; ++tile, turn.next()) {
-            unsigned char* to = memory.tile[turn.at].at + first_place;
-            mbarrier_wait_in_block(memory.empty[turn.at], turn.parity ^ 1);
+            unsigned char* to = memory.tile[turn.stage].at + first_place;
+            mbarrier_wait_in_block(memory.empty[turn.stage], turn.parity ^ 1);
 #pragma unroll
             for (int i = 0; i < rounds; ++i) {
                 const bool counts = position[i] >= 0;
@@ -95,7 +95,7 @@ __device__ void gather(Shared& memory, const Job& job) {
                     cp_async<16>(there + panel * apart, from + panel * panel_columns, counts ? 16 : 0);
                 position[i] = indices[(tile + 1) * tile_keys + row + 4 * i];
             }
-            cp_async_arrive(memory.full[turn.at]);
+            cp_async_arrive(memory.full[turn.stage]);
         }
     }
 }

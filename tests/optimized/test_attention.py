@@ -157,6 +157,17 @@ def test_latents_agree_on_wgmma(program, tmp_path, level, ascending):
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
 
+@pytest.mark.parametrize("level", [5, 6])
+def test_items_of_one_tile_end(program, tmp_path, monkeypatch, level):
+    """A warpgroup that scored no tile of an item waited for its q nevertheless, when the other had asked for the next one's: level 6 stood still
+    under these schedules."""
+    monkeypatch.setenv("DSA_SIMULATOR_CHECKS", "off")  # the schedules are those that did
+    tensors = {"q": normal(8, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(8, 90, 20)}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    for seed in (3, 4, 5):
+        results(program, "sparse_prefill", folder, tmp_path / f"{seed}", level=level, seed=seed)
+
+
 @pytest.mark.parametrize(("T", "H", "S", "causal", "packed"), [(3, 130, 150, True, False), (70, 5, 130, True, True), (2, 64, 260, False, False)])
 def test_dense_latents_agree_on_wgmma(program, tmp_path, T, H, S, causal, packed):
     """Level 3 of dense_attention takes V3.2's widths only: groups of several queries, parts of a query's keys, rows past the last one, queries that
