@@ -5,13 +5,20 @@ mkdir -p "$TOUCHSTONE_BUILD"
 begin=$(date +%s)
 skipped=()
 
-need_packages "${build_packages[@]}" gcc clang clang-format libclang-rt-dev nodejs gdb
+# All at once, since later stages build beside each other.
+need_packages "${build_packages[@]}" "${python_packages[@]}" python3-dev gcc clang clang-format libclang-rt-dev nodejs gdb qemu-user g++-aarch64-linux-gnu
 # Reads the page of tests/golden/test_page_in_a_browser.py. Ubuntu has it as a snap only, which need_packages does not know.
 if grep -qs '^ID=debian' /etc/os-release; then need_packages chromium; fi
 say "format"
 tools/format.sh
 say "reference: build and test"
 build_reference all
+# What the last stages need is compiled meanwhile, in the time that tests leave over.
+set -m  # a process group of its own, to be ended with this script; not a session, which would have a share of its own
+nice -n 19 bash -c 'tools/sanitize.sh build; tools/fuzz.sh build; tests/reference/reproducible.sh build' >"$TOUCHSTONE_BUILD/meanwhile.log" 2>&1 </dev/null &
+set +m
+meanwhile=$!
+trap 'kill -- "-$meanwhile" 2>/dev/null || true' EXIT
 ctest --test-dir "$TOUCHSTONE_BUILD" --output-on-failure -j "$jobs"
 
 need_python test,notebooks
@@ -24,9 +31,11 @@ say "Python tests and notebooks"
 "$python" -m pytest -q -n "$jobs" --dist worksteal --durations=20 tests
 
 say "reference under AddressSanitizer and UndefinedBehaviorSanitizer"
+wait "$meanwhile" || true  # what it could not build is built again here, and said
+trap - EXIT
 tools/sanitize.sh
 say "file readers under fuzzers"
-tools/fuzz.sh 20
+tools/fuzz.sh 30
 say "the same bytes from other compilers and CPUs"
 tests/reference/reproducible.sh
 

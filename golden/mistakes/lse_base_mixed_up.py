@@ -17,9 +17,9 @@ class LseBaseMixedUp(Mistake):
     reference = (
         (
             "reference/attention/softmax_attention.h",
-            '''            Index first_head, AttentionOutput<P>& result) {
+            '''            const Sink<P>& sink, Index t, Index first_head, AttentionOutput<P>& result) {
     using Real = typename P::Real;''',
-            '''            Index first_head, AttentionOutput<P>& result, bool whole = true) {
+            '''            const Sink<P>& sink, Index t, Index first_head, AttentionOutput<P>& result, bool whole = true) {
     using Real = typename P::Real;
     if (whole && scores.cols() > 1) {
         const Index half = scores.cols() / 2;

@@ -130,7 +130,8 @@ struct Case::Json {
     json parameters = json::object();
 };
 
-Case::Case(const char* text) : json_(std::make_unique<Json>()) {
+Case::Case() : json_(new Json) {}
+Case::Case(const char* text) : Case() {
     if (text == nullptr) return;
     const json all = json::parse(text, nullptr, false);
     require(all.is_object(), "case_json must be a JSON object, as docs/case-format.md describes it, or NULL");
@@ -142,7 +143,7 @@ Case::Case(const char* text) : json_(std::make_unique<Json>()) {
     if (all.contains("conventions")) conventions_ = conventions_of(all["conventions"]);
     if (json_->parameters.contains("rope")) rope_ = rope_of(json_->parameters["rope"]);
 }
-Case::~Case() = default;
+Case::~Case() { delete json_; }
 
 double Case::number(const std::string& name, double field, double otherwise) const {
     const auto found = json_->parameters.find(name);

@@ -34,11 +34,11 @@ std::vector<LadderEntry>& all_ladders() {
     return all;
 }
 
-int answered(const std::function<void()>& body) noexcept {
+int detail::answered(void (*body)(void*), void* what) noexcept {
     try {
         last_error.clear();
         require_device();
-        body();
+        body(what);
         return static_cast<int>(Status::done);
     } catch (const Refusal& refusal) {
         return told(refusal);
@@ -47,12 +47,6 @@ int answered(const std::function<void()>& body) noexcept {
     } catch (const std::exception& error) {
         return told(Refusal(Status::bad_argument, error.what()));
     }
-}
-
-std::int64_t measured(const std::function<std::int64_t()>& body) noexcept {
-    std::int64_t bytes = 0;
-    const int status = answered([&] { bytes = body(); });
-    return status == 0 ? bytes : -status;
 }
 
 void require_device() {

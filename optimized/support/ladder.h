@@ -1,8 +1,9 @@
 // An op's ladder of levels: which there are, what each takes, and which one runs.
 #pragma once
 
-#include <functional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "golden/dsa.h"
@@ -78,10 +79,23 @@ class Ladder {
     std::vector<Level<Call>> levels_;
 };
 
+namespace detail {
+int answered(void (*body)(void*), void* what) noexcept;
+}
+
 // Runs the body of a C function; whatever it throws becomes a status and the sentence of dsa_last_error().
-int answered(const std::function<void()>& body) noexcept;
+// (Not a std::function: its header would be a third of what a kernel's source reads.)
+template <class Body>
+int answered(Body body) noexcept {
+    return detail::answered([](void* what) { (*static_cast<Body*>(what))(); }, &body);
+}
 // The same for dsa_OP_workspace: bytes, or minus the status.
-std::int64_t measured(const std::function<std::int64_t()>& body) noexcept;
+template <class Body>
+std::int64_t measured(Body body) noexcept {
+    std::int64_t bytes = 0;
+    const int status = answered([&] { bytes = body(); });
+    return status == 0 ? bytes : -std::int64_t{status};
+}
 
 // Refuses a machine without an sm_90 device, and a workspace that is too small or missing.
 void require_device();

@@ -2,9 +2,10 @@
 // expected, what came, and how to mend it.
 #pragma once
 
-#include <sstream>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace dsa {
 
@@ -28,11 +29,25 @@ class Refusal : public std::runtime_error {
     Status status_;
 };
 
+// What a stream would write, without <sstream>: every kernel's source reads this header.
+template <class Part>
+void append(std::string& text, const Part& part) {
+    if constexpr (std::is_floating_point_v<Part>) {
+        char digits[32];
+        std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+        text += digits;
+    } else if constexpr (std::is_arithmetic_v<Part> && !std::is_same_v<Part, char>) {
+        text += std::to_string(part);
+    } else {
+        text += part;
+    }
+}
+
 template <class... Parts>
 std::string sentence(const Parts&... parts) {
-    std::ostringstream text;
-    (text << ... << parts);
-    return text.str();
+    std::string text;
+    (append(text, parts), ...);
+    return text;
 }
 
 template <class... Parts>

@@ -38,8 +38,8 @@ struct Softmax {
     Real max{0.0};
 
     // logits: n > 0 scaled scores
-    template <class Row>
-    explicit Softmax(const Row& logits) : exponentials(logits.size()), max(logits(0)) {
+    explicit Softmax(const Eigen::Array<Real, 1, Eigen::Dynamic>& logits)
+        : exponentials(logits.size()), max(logits(0)) {
         for (Index s = 1; s < logits.size(); ++s)
             if (value_of(max) < value_of(Real(logits(s)))) max = logits(s);
         // Any shift gives the same softmax: its own error cancels.
@@ -52,9 +52,9 @@ struct Softmax {
 
 // Attention of heads [first_head, first_head + logits.rows()) of query t over n > 0 positions.
 // scores: [heads, n], not yet scaled  values: [n, d_v]
-template <class P, class Values>
-void attend(const Matrix<typename P::Real>& scores, const Values& values, double scale, const Sink<P>& sink, Index t,
-            Index first_head, AttentionOutput<P>& result) {
+template <class P>
+void attend(const Matrix<typename P::Real>& scores, const Matrix<typename P::Real>& values, double scale,
+            const Sink<P>& sink, Index t, Index first_head, AttentionOutput<P>& result) {
     using Real = typename P::Real;
     Matrix<Real> p(scores.rows(), scores.cols());  // not yet normalised, stored as bf16 for the product
     Eigen::Array<Real, Eigen::Dynamic, 1> denominator(scores.rows());

@@ -80,6 +80,11 @@ struct Bounded {
     friend bool operator!=(Bounded a, Bounded b) { return a.value != b.value; }
 };
 
+template <class R>
+inline constexpr bool is_bounded = false;
+template <Against against>
+inline constexpr bool is_bounded<Bounded<against>> = true;
+
 // Each function's error: the derivative times the operand's error, plus what a float32 implementation
 // of the function itself may lose, `function_units` float32 units. CUDA's ex2.approx and lg2.approx lose
 // two units (PTX ISA 9.0, ex2, lg2), and the change of base as much again.

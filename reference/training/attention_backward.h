@@ -17,9 +17,11 @@ struct QueryGradient {
 // With p = exp(score * scale - lse) and delta = sum_d out * dout:
 //   dscore = p (dout . value - delta) scale,   dq = dscore k,   dk = dscore^T q,   dv = p^T dout.
 // q: [H, d]  k: [n, d]  v: [n, d_v]  out, dout: [H, d_v]  lse: [H], natural
-template <class P, class Q, class K, class V, class Out, class Lse>
-QueryGradient<P> attention_backward(const Q& q, const K& k, const V& v, const Out& out, const Lse& lse,
-                                    const Out& dout, double scale) {
+template <class P>
+QueryGradient<P> attention_backward(const Matrix<typename P::Real>& q, const Matrix<typename P::Real>& k,
+                                    const Matrix<typename P::Real>& v, const Matrix<typename P::Real>& out,
+                                    const Eigen::Array<typename P::Real, 1, Eigen::Dynamic>& lse,
+                                    const Matrix<typename P::Real>& dout, double scale) {
     using Real = typename P::Real;
     const Matrix<Real> scores = matmul(q, k.transpose());  // [H, n]
     const Matrix<Real> d_p = matmul(dout, v.transpose());  // [H, n]
