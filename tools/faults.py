@@ -43,6 +43,7 @@ SHARED = ("hopper", "simulator", "support", "tool", "bench", "python")
 
 # What no op asks by itself, or only at sizes that no small case has, a program of tests/optimized does.
 TESTS = {"linear": "test_linear", "weight_gradient": "test_weight_gradient"}
+TEST_PROGRAMS = BUILD / "tests" / "optimized"
 
 # kind -> (what, what it becomes)
 FAULTS = {
@@ -181,10 +182,8 @@ def verdict(library: Path, runs: list[tuple[str, int]]) -> str:
 
 
 def verdict_of_tests(library: Path, name: str) -> str:
-    """How a program of tests/optimized found the fault; empty if it did not, or has not been built."""
-    program = BUILD / "tests" / "optimized" / name
-    if not program.exists():
-        return ""
+    """How a program of tests/optimized found the fault; empty if it did not."""
+    program = TEST_PROGRAMS / name
     environment = os.environ | {"LD_LIBRARY_PATH": str(library.parent)}
     try:
         run = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=300)
@@ -228,6 +227,9 @@ def main() -> int:
     if args.list:
         print(*chosen, sep="\n")
         return 0
+    asked = {TESTS[f.path.parent.name] for f in chosen if f.path.parent.name in TESTS}
+    if missing := sorted(name for name in asked if not (TEST_PROGRAMS / name).exists()):
+        parser.error(f"{' and '.join(missing)} not built: run `cmake --build build --target {' '.join(missing)}`")
     programs = ladders(BUILD / "dsa-simulated")
     counts: dict[str, dict[str, int]] = {}
     begin = time.monotonic()
