@@ -26,6 +26,7 @@ namespace dsa::latent_tile::in_turn {
 inline constexpr int threads = 3 * warpgroup;
 inline constexpr int tile_keys = 48;
 inline constexpr int stages = 3;
+inline constexpr int rows_each = tile_keys / 4;              // of a warp that gathers
 inline constexpr int kept_panels = 2;                        // of q, in registers
 inline constexpr int of_a_gatherer = 40, of_a_scorer = 232;  // registers
 inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
@@ -80,51 +81,62 @@ __device__ inline void prepare(Shared& memory) {
     __syncthreads();
 }
 
-// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
-// first; ask(slot), a tile ahead; answer(asked, slot), -1 where the slot does not count.
+// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. Tiles of all items are one stream: where a tile's
+// rows lie is asked for before the rows of the tile before it are, and known before their places are free. indices:
+// ask(item, tile); answer(asked, tile, n), of tile n: lane i has row 12 w + i, -1 where the slot does not count.
 template <class Indices>
 __device__ void gather(Shared& memory, const Work& work, Indices indices) {
-    constexpr int rows_each = tile_keys / 4, rows_at_once = 4;
-    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work);
-    const int mine = warp * rows_each + min(lane, rows_each - 1);
+    constexpr int rows_at_once = 4, times = rows_each / rows_at_once;
+    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work), blocks = static_cast<int>(gridDim.x);
     const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
     const int other_half =
         (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
-    unsigned n = 0;
-    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
-        indices.begin(item, n);
-        auto asked = indices.ask(mine);
-        for (int tile = 0; tile < tiles; ++tile, ++n) {
-            const int at = place_of(n), free = parity_of(n) ^ 1;
-            const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
-            const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
-            const auto bring = [&](int piece, int first, auto count) {
-                mbarrier_wait_in_block(memory.empty[at][piece], free);
+    const bf16* columns = work.kv + lane % 8 * 8;
+    int item = static_cast<int>(blockIdx.x), tile = 0;
+    auto asked = indices.ask(item, tile);
+    for (unsigned n = 0; item < work.items; ++n) {
+        const int at = place_of(n), free = parity_of(n) ^ 1;
+        const std::int32_t index = indices.answer(asked, tile, n);
+        const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
+        const bf16* from[times];
+        int bytes[times];
 #pragma unroll
-                for (int i = 0; i < rows_each / rows_at_once; ++i) {
-                    const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
-                    const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) +
-                                       first * panel_columns + lane % 8 * 8;
-                    unsigned char* to = memory.tile[at].at + first * apart + first_place +
-                                        rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
+        for (int i = 0; i < times; ++i) {
+            const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
+            bytes[i] = position < 0 ? 0 : 16;
+            from[i] = columns + std::int64_t{max(position, 0)} * d;
+        }
+        if (++tile == tiles) {
+            tile = 0;
+            item += blocks;
+        }
+        if (item < work.items) asked = indices.ask(item, tile);
+        unsigned char* to = memory.tile[at].at + first_place;
+        const auto bring = [&](auto which) {
+            constexpr int piece = decltype(which)::value, first = piece * panels_of_half;
+            constexpr int count = piece == rotated ? 1 : panels_of_half;
+            mbarrier_wait_in_block(memory.empty[at][piece], free);
 #pragma unroll
-                    for (int panel = 0; panel < decltype(count)::value; ++panel)
-                        cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
-                }
-                cp_async_arrive(memory.full[at][piece]);
-            };
-            // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
-            const int early = static_cast<int>(n + 1) % 2;
-            for (int i = 0; i < 2; ++i) {
-                const int half = early ^ i;
-                bring(half, half * panels_of_half, std::integral_constant<int, panels_of_half>{});
-            }
-            bring(rotated, value_panels, std::integral_constant<int, 1>{});
-            if (lane == 0) {
-                memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
-                mbarrier_arrive(memory.full[at][rotated]);
-            }
-            asked = indices.ask((tile + 1) * tile_keys + mine);
+            for (int i = 0; i < times; ++i)
+#pragma unroll
+                for (int panel = first; panel < first + count; ++panel)
+                    cp_async<16>(to + panel * apart + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half),
+                                 from[i] + panel * panel_columns, bytes[i]);
+            cp_async_arrive(memory.full[at][piece]);
+        };
+        // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
+        // Offsets are numbers in the code: a copy whose address is worked out costs four instructions more.
+        if (n % 2 == 0) {
+            bring(std::integral_constant<int, 1>{});
+            bring(std::integral_constant<int, 0>{});
+        } else {
+            bring(std::integral_constant<int, 0>{});
+            bring(std::integral_constant<int, 1>{});
+        }
+        bring(std::integral_constant<int, rotated>{});
+        if (lane == 0) {
+            memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
+            mbarrier_arrive(memory.full[at][rotated]);
         }
     }
 }
