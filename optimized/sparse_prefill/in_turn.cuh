@@ -45,17 +45,22 @@ struct alignas(1024) Tile {
 };
 // By who scored a tile.
 struct Told {
-    std::uint32_t rises[4];  // whether rows of warp w have a new reference
+    // Whether rows of warp w have a new reference: said when it is so, taken back by who has heard it. (The scorers'
+    // loads and stores stand behind the copies, so none is without need.)
+    std::uint32_t rises[4];
     float factor[heads];     // then: by what older sums are multiplied,
     float reference[heads];  // and the reference
     float largest[heads];    // of an item's last tile but one: the maximum of its scorer's tiles,
     float end[heads];        // and their sum; of the last one: what the sums of p v are multiplied by
 };
+struct alignas(8) Valid {
+    std::uint16_t of[4];  // bit i of number w: key 12 w + i counts
+};
 struct Shared {
     Tile tile[stages];
     Panel q[panels - kept_panels];
     Told told[2];
-    std::uint32_t valid[stages][4];  // bit i of word w: key 12 w + i counts
+    Valid valid[stages];
     Mbarrier q_full;
     Mbarrier full[stages][pieces];   // rows are there
     Mbarrier scored[stages];         // p is there
@@ -67,6 +72,7 @@ __device__ inline int place_of(unsigned n) { return static_cast<int>(n % stages)
 __device__ inline int parity_of(unsigned n) { return static_cast<int>(n / stages % 2); }
 
 __device__ inline void prepare(Shared& memory) {
+    if (threadIdx.x < 8) memory.told[threadIdx.x / 4].rises[threadIdx.x % 4] = 0;
     if (threadIdx.x == 0) {
         mbarrier_init(memory.q_full, 1);
         for (int i = 0; i < stages; ++i) {
@@ -111,31 +117,25 @@ __device__ void gather(Shared& memory, const Work& work, Indices indices) {
             item += blocks;
         }
         if (item < work.items) asked = indices.ask(item, tile);
-        unsigned char* to = memory.tile[at].at + first_place;
-        const auto bring = [&](auto which) {
-            constexpr int piece = decltype(which)::value, first = piece * panels_of_half;
-            constexpr int count = piece == rotated ? 1 : panels_of_half;
+        const auto bring = [&](int piece, auto count) {
+            unsigned char* to = memory.tile[at].at + piece * of_a_half + first_place;
             mbarrier_wait_in_block(memory.empty[at][piece], free);
 #pragma unroll
-            for (int i = 0; i < times; ++i)
+            for (int i = 0; i < times; ++i) {
+                const bf16* row = from[i] + piece * panels_of_half * panel_columns;
+                unsigned char* place = to + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
 #pragma unroll
-                for (int panel = first; panel < first + count; ++panel)
-                    cp_async<16>(to + panel * apart + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half),
-                                 from[i] + panel * panel_columns, bytes[i]);
+                for (int panel = 0; panel < decltype(count)::value; ++panel)
+                    cp_async<16>(place + panel * apart, row + panel * panel_columns, bytes[i]);
+            }
             cp_async_arrive(memory.full[at][piece]);
         };
         // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
-        // Offsets are numbers in the code: a copy whose address is worked out costs four instructions more.
-        if (n % 2 == 0) {
-            bring(std::integral_constant<int, 1>{});
-            bring(std::integral_constant<int, 0>{});
-        } else {
-            bring(std::integral_constant<int, 0>{});
-            bring(std::integral_constant<int, 1>{});
-        }
-        bring(std::integral_constant<int, rotated>{});
+        const int early = static_cast<int>(n + 1) % 2;
+        for (int i = 0; i < 2; ++i) bring(early ^ i, std::integral_constant<int, panels_of_half>{});
+        bring(rotated, std::integral_constant<int, 1>{});
         if (lane == 0) {
-            memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
+            memory.valid[at].of[warp] = static_cast<std::uint16_t>(valid & ((1U << rows_each) - 1));
             mbarrier_arrive(memory.full[at][rotated]);
         }
     }
@@ -271,12 +271,14 @@ __device__ inline void begin_other(Shared& memory, unsigned n, bool first, int h
     mbarrier_wait_in_block(memory.scored[at], parity_of(n));
     // p was written as threads write. Here and not where p is told: there the fence would wait for p v under way.
     fence_proxy_async_shared();
-    const Told& told = memory.told[1 - half];
+    Told& told = memory.told[1 - half];
     if (told.rises[warp_id() % 4] != 0) {
         const float factor[2] = {told.factor[row], told.factor[row + 8]};
 #pragma unroll
         for (int i = 0; i < 2; ++i) softmax.follow(i, factor[i], told.reference[row + 8 * i], to_log2);
         if (!first) multiply(out, factor);
+        __syncwarp();
+        if (lane_id() == 0) told.rises[warp_id() % 4] = 0;
     }
     hold(out);
     wgmma_fence();
@@ -351,14 +353,15 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             score_half<half>(s, memory, q, at, true);
             score<1, apart>(s, q[1], k + kept_second * apart, true);
             wgmma_commit();
-            const std::uint32_t(&counts)[4] = memory.valid[at];
-            const std::uint32_t valid[2] = {counts[0] | counts[1] << 12 | counts[2] << 24,
-                                            counts[2] >> 8 | counts[3] << 4 | 0xffff0000U};
+            const Valid counts = memory.valid[at];
             if constexpr (any_before) begin_other(memory, n - 1, tile == 1, half, to_log2, softmax, out);
             wgmma_wait<any_before ? 1 : 0>();
             hold(s);
             barrier_sync(scorers_barrier + half, warpgroup);  // all its products have read the rotated columns, and q
             if (last && next_item < work.items && first_thread) load_rest_of_q(memory, work, q_map, next_item);
+            const std::uint32_t valid[2] = {
+                counts.of[0] | std::uint32_t{counts.of[1]} << 12 | std::uint32_t{counts.of[2]} << 24,
+                std::uint32_t{counts.of[2]} >> 8 | std::uint32_t{counts.of[3]} << 4 | 0xffff0000U};
             const bool rises = softmax.step(s, valid, to_log2);
 #pragma unroll
             for (int step = 0; step < tile_keys / 16; ++step) {
@@ -368,13 +371,16 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
                 else
                     store_fragment<Swizzle::bytes_32>(p[step], step - 2, memory.tile[at].p() + second_p);
             }
-            if (lane_id() == 0) telling.rises[warp] = rises ? 1 : 0;
-            if (rises && lane_id() % 4 == 0)
+            if (rises) {
+                if (lane_id() == 0) telling.rises[warp] = 1;
+                __syncwarp();
+                if (lane_id() % 4 == 0)
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    telling.factor[row + 8 * i] = softmax.factor[i];
-                    telling.reference[row + 8 * i] = softmax.reference[i];
-                }
+                    for (int i = 0; i < 2; ++i) {
+                        telling.factor[row + 8 * i] = softmax.factor[i];
+                        telling.reference[row + 8 * i] = softmax.reference[i];
+                    }
+            }
             if (tile + 2 >= tiles) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
