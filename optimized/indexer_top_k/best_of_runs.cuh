@@ -15,10 +15,14 @@ inline constexpr std::uint32_t room_on_chip = 3072;
 inline constexpr int positions_at_once = 1 << 17;
 inline constexpr int words_at_once = positions_at_once / 32;
 
+struct alignas(16) FourWords {
+    std::uint32_t v[4];
+};
+
 struct ChoosingMemory {
     Candidate on_chip[room_on_chip];
     SelectShared<choosing_digit_bits> select;
-    std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
+    alignas(16) std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
     Histogram<1> histogram;
     Place place;
     std::uint32_t count;  // of candidates
@@ -148,6 +152,9 @@ template <class List, class Choose>
 __device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t wanted, Choose choice,
                                         const Range& range, std::int32_t* indices) {
     constexpr int own = words_at_once / choosing_threads;
+    const auto words_of = [](const std::uint32_t(&all)[words_at_once]) {
+        return reinterpret_cast<const FourWords*>(all + threadIdx.x * own);
+    };
     std::uint32_t slot = 0, equal = 0;
     for (std::int64_t first = range.begin; first < range.end; first += positions_at_once) {
         for (int i = static_cast<int>(threadIdx.x); i < words_at_once; i += choosing_threads)
@@ -156,16 +163,16 @@ __device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list
         list.each([&](const Candidate& mine) {
             const auto at = static_cast<std::uint32_t>(mine.position - first);
             const Choice is_chosen = choice(mine.key);
-            if (at >= positions_at_once || is_chosen == Choice::no) return;
-            atomicOr(is_chosen == Choice::yes ? &memory.above[at / 32] : &memory.equal[at / 32], 1U << at % 32);
+            std::uint32_t* bits = is_chosen == Choice::yes ? memory.above : memory.equal;
+            if (at < positions_at_once && is_chosen != Choice::no) atomicOr(&bits[at / 32], 1U << at % 32);
         });
         __syncthreads();
         std::uint32_t above[own], equals[own];
         std::uint32_t mine_above = 0, mine_equal = 0;
 #pragma unroll
         for (int i = 0; i < own; ++i) {
-            above[i] = memory.above[threadIdx.x * own + static_cast<std::uint32_t>(i)];
-            equals[i] = memory.equal[threadIdx.x * own + static_cast<std::uint32_t>(i)];
+            above[i] = words_of(memory.above)[i / 4].v[i % 4];
+            equals[i] = words_of(memory.equal)[i / 4].v[i % 4];
             mine_above += static_cast<std::uint32_t>(__popc(above[i]));
             mine_equal += static_cast<std::uint32_t>(__popc(equals[i]));
         }
@@ -198,7 +205,7 @@ __device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, Search
 }
 
 // `again`: only what a guess has spoilt the first time.
-__global__ void __launch_bounds__(choosing_threads)
+__global__ void __launch_bounds__(choosing_threads, 2)
     best_of_runs(__grid_constant__ const IndexerTopK call, __grid_constant__ const RunLists lists,
                  std::int64_t queries, bool again) {
     ChoosingMemory& memory = shared<ChoosingMemory>();
@@ -230,8 +237,8 @@ __global__ void __launch_bounds__(choosing_threads)
         if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
             return tell_nan(indices, call.k, memory.first_nan);
         if (is_spoilt(held.count)) return;
-        // Where there are no more than k, all are above it.
-        Place place{.low = 0, .high = 0, .wanted = 0, .inside = 0, .above_before = 0, .inside_before = 0};
+        // Where there are no more than k, all are above it; but not 0, where there is none.
+        Place place{.low = 1, .high = 0, .wanted = 0, .inside = 0, .above_before = 0, .inside_before = 0};
         if (held.count > lists.k) {
             place = {.low = memory.smallest,
                      .high = memory.largest,
@@ -243,7 +250,7 @@ __global__ void __launch_bounds__(choosing_threads)
                                 [&](auto see) { held.each([&](const Candidate& mine) { see(mine.key); }); });
         }
         const auto choice = [&](std::uint32_t key) {
-            if (key == 0 || key < place.low) return Choice::no;
+            if (key < place.low) return Choice::no;
             return key > place.high || place.inside == place.wanted ? Choice::yes : Choice::first_ones;
         };
         return leave_unused(indices, write_in_order(memory, held, place.wanted, choice, range, indices), call.k);
