@@ -12,6 +12,7 @@ inline constexpr int choosing_threads = holding_threads;
 inline constexpr int held_rows = 16;  // of candidates, a thread
 inline constexpr int choosing_digit_bits = 11;
 inline constexpr std::uint32_t room_on_chip = 3072;
+inline constexpr std::uint32_t room_for_positions = 2 * room_on_chip;  // in the same place
 inline constexpr int positions_at_once = 1 << 17;
 inline constexpr int words_at_once = positions_at_once / 32;
 
@@ -32,6 +33,7 @@ struct ChoosingMemory {
 
 // What a query's runs have left. see(candidate), by all threads.
 struct LeftByRuns {
+    static constexpr bool leaves_room = true;
     const RunLists& lists;
     ChoosingMemory& memory;
     std::int64_t first;  // the query's among those of all runs
@@ -58,6 +60,7 @@ struct LeftByRuns {
 
 // What up to two runs have left, in registers: as long as no column has many rows, that is what there is.
 struct HeldCandidates {
+    static constexpr bool leaves_room = true;
     std::uint32_t keys[held_rows];  // 0, below all keys, where there is none
     std::int32_t positions[held_rows];
     std::uint32_t count;  // of the block
@@ -112,6 +115,7 @@ struct HeldCandidates {
 };
 
 struct OnChip {
+    static constexpr bool leaves_room = false;  // in ChoosingMemory::on_chip
     const ChoosingMemory& memory;
 
     template <class See>
@@ -147,10 +151,14 @@ __device__ inline bool is_over(const Search& search) {
 
 enum class Choice { no, yes, first_ones };  // of the last, the first `wanted`
 
-// The chosen ones' positions in order; how many.
+// The chosen ones' positions in order; how many, k at most.
 template <class List, class Choose>
-__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t wanted, Choose choice,
-                                        const Range& range, std::int32_t* indices) {
+__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t k,
+                                        std::uint32_t wanted, Choose choice, const Range& range,
+                                        std::int32_t* indices) {
+    // Threads write here and there; where there is room, whole lines leave.
+    const bool is_gathered = List::leaves_room && k <= room_for_positions;
+    std::int32_t* to = is_gathered ? reinterpret_cast<std::int32_t*>(memory.on_chip) : indices;
     constexpr int own = words_at_once / choosing_threads;
     const auto words_of = [](const std::uint32_t(&all)[words_at_once]) {
         return reinterpret_cast<const FourWords*>(all + threadIdx.x * own);
@@ -185,23 +193,26 @@ __device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list
             for (std::uint32_t bits = above[i] | equals[i]; bits != 0; bits &= bits - 1) {
                 const int bit = __ffs(static_cast<int>(bits)) - 1;
                 if ((equals[i] >> bit & 1) != 0 && equal_before++ >= wanted) continue;
-                indices[at++] =
-                    static_cast<std::int32_t>(first) + (static_cast<int>(threadIdx.x) * own + i) * 32 + bit;
+                to[at++] = static_cast<std::int32_t>(first) + (static_cast<int>(threadIdx.x) * own + i) * 32 + bit;
             }
         slot += sum_above.all + min(equal + sum_equal.all, wanted) - min(equal, wanted);
         equal += sum_equal.all;
+    }
+    if (is_gathered) {
+        __syncthreads();
+        for (std::uint32_t i = threadIdx.x; i < slot; i += choosing_threads) indices[i] = to[i];
     }
     return slot;
 }
 
 template <class List>
-__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, Search search, const Range& range,
-                                std::int32_t* indices) {
+__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, std::uint32_t k, Search search,
+                                const Range& range, std::int32_t* indices) {
     while (!is_over(search)) search = next_digit(memory, list, search);
     const auto choice = [&](std::uint32_t key) {
         return !search.may_be_chosen(key) ? Choice::no : search.covers(key) ? Choice::first_ones : Choice::yes;
     };
-    return write_in_order(memory, list, search.wanted, choice, range, indices);
+    return write_in_order(memory, list, k, search.wanted, choice, range, indices);
 }
 
 // `again`: only what a guess has spoilt the first time.
@@ -253,7 +264,8 @@ __global__ void __launch_bounds__(choosing_threads, 2)
             if (key < place.low) return Choice::no;
             return key > place.high || place.inside == place.wanted ? Choice::yes : Choice::first_ones;
         };
-        return leave_unused(indices, write_in_order(memory, held, place.wanted, choice, range, indices), call.k);
+        return leave_unused(indices, write_in_order(memory, held, lists.k, place.wanted, choice, range, indices),
+                            call.k);
     }
     for (int i = static_cast<int>(threadIdx.x); i < left.runs * columns_of_a_query; i += choosing_threads) {
         const std::int64_t query = left.first + i / columns_of_a_query * left.step;
@@ -277,8 +289,8 @@ __global__ void __launch_bounds__(choosing_threads, 2)
     if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
         return tell_nan(indices, call.k, memory.first_nan);
     if (is_spoilt(count)) return;
-    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, search, range, indices)
-                                          : choose(memory, left, search, range, indices);
+    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, lists.k, search, range, indices)
+                                          : choose(memory, left, lists.k, search, range, indices);
     leave_unused(indices, written, call.k);
 }
 

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(guessing_threads)
     for (std::int64_t group = thread; group < groups; group += threads) again[group] = 0;
 }
 
-// One warp a query: as many of the sample are among the best, five standard deviations included. What they reach is
+// One warp a query: as many of the sample are among the best, four standard deviations included. What they reach is
 // found bit by bit, in registers, and no further than to nine bits of a score's fraction.
 __global__ void __launch_bounds__(guessing_threads)
     guess(__grid_constant__ const IndexerTopK call, __grid_constant__ const Sample sample) {
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(guessing_threads)
     const RowOfScores row{sample.logits + t * sampled + sample.start[t], 0, max(sample.end[t] - sample.start[t], 0)};
     const float expected =
         static_cast<float>(row.count) * static_cast<float>(call.k) / static_cast<float>(max(size, std::int64_t{1}));
-    const float rank = expected + 5.0F * sqrtf(expected) + 6.0F;
+    const float rank = expected + 4.0F * sqrtf(expected) + 4.0F;
     constexpr int own = sampled / warp_size;
     std::uint32_t keys[own];
 #pragma unroll
