@@ -36,8 +36,8 @@ std::string top_k_level_4_declines(const TopK& call) {
 void top_k_level_4(const TopK& call) {
     int blocks = 2;
     while (!fits_held(call.S, blocks * scores_held(most_pieces))) blocks *= 2;
-    // A few rows take twice as many with half the scores, as long as all of them run at the same time.
-    constexpr std::int64_t at_once = 264;
+    // A few rows take twice as many with half the scores, as long as each block has a multiprocessor of its own.
+    constexpr std::int64_t at_once = 132;
     if (call.T * blocks * 2 <= at_once && blocks < most_blocks && !fits_held(call.S, blocks * scores_held(4)))
         blocks *= 2;
     if (fits_held(call.S, blocks * scores_held(4)))
