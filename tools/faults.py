@@ -102,9 +102,15 @@ def faults(only: str | None) -> list[Fault]:
     return found
 
 
+@cache
+def files_of(source: Path) -> frozenset[Path]:
+    """The source and what it includes, at any remove."""
+    return frozenset(included(source, set()))
+
+
 def compiled_by(path: Path) -> list[Path]:
     """The .cu files into which `path` is compiled."""
-    return [source for source in sorted(TREE.glob("*/*.cu")) if path in included(source, set()) and path.suffix != ".cu"] or [path]
+    return [source for source in sorted(TREE.glob("*/*.cu")) if path.suffix != ".cu" and path in files_of(source)] or [path]
 
 
 def users(source: Path, programs: dict[str, list[int]]) -> list[tuple[str, int]]:
@@ -118,10 +124,7 @@ def users(source: Path, programs: dict[str, list[int]]) -> list[tuple[str, int]]
     named_alike = source.with_suffix(".h")
     headers = {named_alike} if named_alike.exists() else set((TREE / own).glob("*.h"))
     for op in programs:
-        files: set[Path] = set()
-        for file in [*(TREE / op).glob("*.cu"), *(TREE / op).glob("*.cpp")]:
-            included(file, files)
-        if headers & files and op not in ops:
+        if op not in ops and any(headers & files_of(file) for file in [*(TREE / op).glob("*.cu"), *(TREE / op).glob("*.cpp")]):
             ops.append(op)
     return [(op, level) for op in ops for level in reversed(programs[op])]
 
