@@ -337,8 +337,9 @@ TEST_CASE("a block must not end while what it has begun may still use its shared
         const std::string copied = refusal_of(copies_and_ends<false>, one_block(16), y);
         for (const std::string& told : {stored, copied})
             REQUIRE((holds(told, "is still under way in shared memory when all threads") ||
-                     holds(told, "uses the shared memory of block (0, 0, 0), which may have returned by then: one of "
-                                 "its threads must wait for it before it ends")));
+                     holds(told,
+                           "uses the shared memory of block (0, 0, 0), which may have returned by then: one of "
+                           "its threads must wait for it before it ends")));
     });
 }
 
