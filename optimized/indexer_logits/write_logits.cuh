@@ -6,6 +6,7 @@
 
 #include "optimized/indexer_logits/score_ring.cuh"
 #include "optimized/support/launch.h"
+#include "optimized/support/multiprocessors.h"
 
 namespace dsa {
 
@@ -91,9 +92,8 @@ __global__ void __launch_bounds__(ring_threads, 1) logits_ring(__grid_constant__
 
 template <class S, Relu relu, class Problem>
 void start_logits_ring(const Problem& problem, std::int64_t groups, std::int64_t columns, Stream stream) {
-    constexpr std::int64_t multiprocessors = 132;  // an H100's
     launch("logits_ring", logits_ring<S, relu, Problem>,
-           {.blocks = std::min(multiprocessors, groups * blocks_for(columns, S::keys)),
+           {.blocks = std::min<std::int64_t>(multiprocessors, groups * blocks_for(columns, S::keys)),
             .threads = ring_threads,
             .shared_bytes = sizeof(RingMemory<S, Problem::consumers_share_keys>),
             .stream = stream},

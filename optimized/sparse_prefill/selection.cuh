@@ -60,7 +60,12 @@ class Selection {
     }
 
    private:
-    static constexpr int bits = 12, entries = 1 << bits;
+#if defined(DSA_SIMULATOR)
+    static constexpr int bits = 5;  // small cases shall need several rounds
+#else
+    static constexpr int bits = 12;
+#endif
+    static constexpr int entries = 1 << bits;
     static constexpr std::int32_t empty = 0x7fffffff;
     static_assert((entries + most) * sizeof(std::int32_t) <= sizeof(Tile), "table and list lie in a tile's place");
     static_assert(most <= 32 * warpgroup, "a thread has a bit for each of its slots");
