@@ -16,7 +16,7 @@ constexpr double multiprocessors = 4;  // small cases shall go round the ring of
 constexpr double multiprocessors = 132;
 #endif
 
-constexpr int most_together = 8;  // blocks of a cluster
+constexpr int most_together = 3;  // blocks of a cluster
 
 // How a call is split over blocks: what a simple model of the time, in microseconds, likes best (notes.md).
 struct Plan {
@@ -81,8 +81,8 @@ __device__ void add_own(Memory<heads>& memory, const Parts& parts, const Attenti
     struct Weights {
         float of[heads][most_together];
     };
-    auto& weights = reinterpret_cast<Weights&>(memory.p);
-    static_assert(sizeof weights <= sizeof memory.p);
+    auto& weights = reinterpret_cast<Weights&>(memory.w.p);
+    static_assert(sizeof weights <= sizeof memory.w.p);
     const int each = (count + plan.splits - 1) / plan.splits,
               from = static_cast<int>(blockIdx.x) % plan.splits * each;
     const int mine = min(each, count - from), thread = static_cast<int>(threadIdx.x);

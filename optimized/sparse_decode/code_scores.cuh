@@ -92,8 +92,6 @@ template <int heads>
 struct CodeScorer : Softmax<heads> {
     using Query = QueryInTwo<heads>;
     using Softmax<heads>::memory, Softmax<heads>::s, Softmax<heads>::token, Softmax<heads>::mine;
-    // A quarter's sums of some heads are multiplied by scales while the next ones come.
-    static constexpr int part = heads < 32 ? heads : 32, parts = heads / part, batches = quarters * parts;
     static constexpr int steps = 4;  // of a panel
 
     __device__ explicit CodeScorer(const Query& q) : Softmax<heads>(q.memory) {}
@@ -143,53 +141,44 @@ struct CodeScorer : Softmax<heads> {
     }
     // s = k q^T.
     __device__ void multiply(int tile, const Turn& turn, const unsigned char* const (&rows)[2]) {
-        Panel a[2];
-        float x[2][part / 2], scale[2];
-        load(a[0], rows, rotated_at);
-        load(a[1], rows, 0);
+        Panel a;  // two would not leave enough registers, and ptxas would make all products wait (C7512)
+        float x[heads / 2];
+        load(a, rows, rotated_at);
         hold(s);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < steps; ++step)
-            wgmma<bf16>(s, a[0][step], advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * step),
+            wgmma<bf16>(s, a[step], advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * step),
                         step > 0);
         wgmma_commit();
-        // What came before is done when a batch has been issued.
-        const auto add = [&](int batch) {
-            const int quarter = batch / parts, first = batch % parts * (part / 2);
-            if (batch % parts == 0)
+        wgmma_wait<0>();
+        hold(s);
+        load(a, rows, 0);
 #pragma unroll
-                for (int o = 0; o < 2; ++o)
-                    scale[o] = *reinterpret_cast<const float*>(rows[o] + scales_at + 4 * quarter);
-            hold(x[batch % 2]);
-#pragma unroll
-            for (int i = 0; i < part / 2; ++i) s[first + i] += scale[i / 2 % 2] * x[batch % 2][i];
-        };
-#pragma unroll
-        for (int batch = 0; batch < batches; ++batch) {
-            const int quarter = batch / parts, first_head = batch % parts * part;
-            hold(x[batch % 2]);
+        for (int quarter = 0; quarter < quarters; ++quarter) {
+            hold(x);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2 * steps; ++i) {
                 const int panel = (i < steps ? low_panel : high_panel) + quarter;
-                wgmma<e4m3>(
-                    x[batch % 2], a[(quarter + 1) % 2][i % steps],
-                    advanced(k_major(memory.q[panel] + first_head * 128, Swizzle::bytes_128), 32 * (i % steps)),
-                    i > 0);
+                wgmma<e4m3>(x, a[i % steps], advanced(k_major(memory.q[panel], Swizzle::bytes_128), 32 * (i % steps)),
+                            i > 0);
             }
             wgmma_commit();
-            if (batch == batches - 1 && tile > 0) this->tell(tile - 1);
-            wgmma_wait<1>();
-            if (batch % parts == 0 && quarter + 1 < quarters) load(a[quarter % 2], rows, (quarter + 1) * scaled);
-            if (batch == 0)
-                hold(s);
-            else
-                add(batch - 1);
+            float scale[2];
+#pragma unroll
+            for (int o = 0; o < 2; ++o) scale[o] = *reinterpret_cast<const float*>(rows[o] + scales_at + 4 * quarter);
+            if (quarter + 1 == quarters) {
+                // Weighers hear of a tile's p only now: p v goes on beside the next softmax.
+                if (tile > 0) this->tell(tile - 1);
+                warp_arrives(memory.ring.empty[turn.at]);
+            }
+            wgmma_wait<0>();
+            hold(x);
+            if (quarter + 1 < quarters) load(a, rows, (quarter + 1) * scaled);
+#pragma unroll
+            for (int i = 0; i < heads / 2; ++i) s[i] += scale[i / 2 % 2] * x[i];
         }
-        wgmma_wait<0>();
-        add(batches - 1);
-        warp_arrives(memory.ring.empty[turn.at]);
     }
 };
 

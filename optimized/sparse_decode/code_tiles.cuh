@@ -75,9 +75,13 @@ struct alignas(16) Four {
 template <int heads>
 struct Memory {
     alignas(1024) unsigned char q[panels][heads * 128];
+    struct Weighed {
+        alignas(1024) unsigned char p[2][heads * 128];  // w of two tiles in turn: [heads, tokens]
+        Two sums[heads / 8][warpgroup];  // each scoring thread's, of its tokens: it has no registers for them
+    };
     union {
-        alignas(1024) unsigned char p[2][heads * 128];  // of two tiles in turn: [heads, tokens]
-        typename Selection::Table table;                // before the first tile's softmax
+        Weighed w;
+        typename Selection::Table table;  // before the first tile's softmax
     };
     Ring ring;
     alignas(8) std::uint16_t factors[stages][quarters][tokens];  // scale / 2^e, f16
@@ -86,7 +90,6 @@ struct Memory {
     alignas(8) float rescaling[2][heads];  // by which older sums are multiplied,
     int rescaled[2];                       // where this is the tile's number + 1
     alignas(16) int rises[2][4];           // the tile's number + 1, each scoring warp's
-    Two sums[heads / 8][warpgroup];        // each scoring thread's, of its tokens: it has no registers for them
     float of_warp[4][heads];               // each scoring warp's maxima, or sums
     alignas(8) float one_over[heads];
     alignas(8) float of_q[heads];  // level 11: what makes a product by q's numbers a logit in base 2
@@ -179,11 +182,8 @@ struct Softmax {
     const int warp = warp_id() % 4;
     const int token = 16 * warp + group();  // and token + 8
 
-    __device__ explicit Softmax(Memory<heads>& of) : memory(of) {
-#pragma unroll
-        for (int j = 0; j < heads / 8; ++j) sums_of(j) = {};
-    }
-    __device__ Two& sums_of(int j) const { return memory.sums[j][threadIdx.x % warpgroup]; }
+    __device__ explicit Softmax(Memory<heads>& of) : memory(of) {}
+    __device__ Two& sums_of(int j) const { return memory.w.sums[j][threadIdx.x % warpgroup]; }
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 
     // A token's exponent: that of its largest scale.
@@ -227,19 +227,24 @@ struct Softmax {
             raise(tile, buffer);
             read_reference();
 #pragma unroll
-            for (int i = 0; i < mine; ++i) sums_of(i / 2).at[i % 2] *= memory.rescaling[buffer][head_of(i)];
+            for (int i = 0; i < mine && tile > 0; ++i)
+                sums_of(i / 2).at[i % 2] *= memory.rescaling[buffer][head_of(i)];
         }
+        Two sums[heads / 8];
+#pragma unroll
+        for (int j = 0; j < heads / 8; ++j) sums[j] = tile == 0 ? Two{} : sums_of(j);
 #pragma unroll
         for (int j = 0; j < heads / 8; ++j) {
-            Two sums = sums_of(j);
+            Two& of = sums[j];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float& x = s[4 * j + i];
                 x = exp2_of(x - reference[2 * j + i % 2]);
-                sums.at[i % 2] += x * back[i / 2];
+                of.at[i % 2] += x * back[i / 2];
             }
-            sums_of(j) = sums;
         }
+#pragma unroll
+        for (int j = 0; j < heads / 8; ++j) sums_of(j) = sums[j];
         store(buffer);
         fence_proxy_async_shared();
     }
@@ -250,7 +255,7 @@ struct Softmax {
             std::uint32_t two[2];
 #pragma unroll
             for (int i = 0; i < 2; ++i) two[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
-            store_matrices<true>(two, memory.p[buffer] + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
+            store_matrices<true>(two, memory.w.p[buffer] + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
         } else {
 #pragma unroll
             for (int j = 0; j < heads / 8; j += 2) {
@@ -258,7 +263,7 @@ struct Softmax {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) four[i] = to_f16_pair(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]);
                 const int head = 8 * j + lane / 16 * 8 + lane % 8;
-                store_matrices<true>(four, memory.p[buffer] + head * 128 + ((piece ^ (lane % 8)) << 4));
+                store_matrices<true>(four, memory.w.p[buffer] + head * 128 + ((piece ^ (lane % 8)) << 4));
             }
         }
     }
@@ -380,7 +385,7 @@ struct Weigher {
                 to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by[i]);
                 to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by[i]);
             }
-            const Descriptor p = advanced(k_major(memory.p[buffer], Swizzle::bytes_128), 32 * step);
+            const Descriptor p = advanced(k_major(memory.w.p[buffer], Swizzle::bytes_128), 32 * step);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2; ++i) wgmma_f16(out[unit % 2 * 2 + i], to[i], p, true);
