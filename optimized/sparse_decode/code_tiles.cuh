@@ -50,6 +50,10 @@ constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F
 constexpr float nothing = -1e30F;     // a reference before the first token: finite, so that differences are numbers
 constexpr float let_grow = 8.0F;      // the reference follows only when w would grow beyond 2^8
 constexpr int largest_exponent = 60;  // of a token
+// Weighers hear of a tile's p when this many of 20 units of the next tile's q k^T have been issued: p v goes on
+// beside the next softmax then, and not beside the products that this softmax waits for.
+constexpr int told_after = 19;
+constexpr int exponent_of_q = 10;  // q's largest is made 2^10 ... 2^11
 
 using Selection = DistinctSlots<weighing * warpgroup, most_slots, 12>;
 
@@ -62,26 +66,12 @@ struct Ring {
 };
 using Turn = RingTurn<stages>;
 
-struct alignas(16) Words {
-    std::uint32_t at[4];
-};
-struct alignas(8) Two {
-    float at[2];
-};
-struct alignas(16) Four {
-    float at[4];
-};
-
 template <int heads>
 struct Memory {
     alignas(1024) unsigned char q[panels][heads * 128];
-    struct Weighed {
-        alignas(1024) unsigned char p[2][heads * 128];  // w of two tiles in turn: [heads, tokens]
-        Two sums[heads / 8][warpgroup];  // each scoring thread's, of its tokens: it has no registers for them
-    };
     union {
-        Weighed w;
-        typename Selection::Table table;  // before the first tile's softmax
+        alignas(1024) unsigned char p[2][heads * 128];  // of two tiles in turn: [heads, tokens]
+        typename Selection::Table table;                // before the first tile's softmax
     };
     Ring ring;
     alignas(8) std::uint16_t factors[stages][quarters][tokens];  // scale / 2^e, f16
@@ -92,14 +82,23 @@ struct Memory {
     alignas(16) int rises[2][4];           // the tile's number + 1, each scoring warp's
     float of_warp[4][heads];               // each scoring warp's maxima, or sums
     alignas(8) float one_over[heads];
-    alignas(8) float of_q[heads];  // level 11: what makes a product by q's numbers a logit in base 2
-    int largest_q;                 // magnitude, as bits of bf16
+    int largest_q;  // magnitude, as bits of bf16
     Mbarrier q_full, q_taken, counts_known, p_full[2], p_empty[2];
 };
 
 __device__ inline int group() { return lane_id() / 4; }  // the fragments' g and p, see hopper/mma.h
 __device__ inline int place() { return lane_id() % 4; }
 __device__ inline float power_of_two(int e) { return __uint_as_float(static_cast<std::uint32_t>(e + 127) << 23); }
+
+struct alignas(16) Words {
+    std::uint32_t at[4];
+};
+struct alignas(8) Two {
+    float at[2];
+};
+struct alignas(16) Four {
+    float at[4];
+};
 
 template <int heads>
 __device__ void init_barriers(Memory<heads>& memory) {
@@ -153,14 +152,19 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
 
 // ---- who scores ----
 
+// The columns of a step of 16 are so chosen that a lane loads 8 bytes of a token's row at once, and no two lanes of a
+// wavefront from one bank: of each 128 bytes lane p has 64 (p / 2) + 8 (p % 2) + 16 v ..., v = 0 ... 3. Of the latent
+// these are two steps, of the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p +
+// 1, 2 p + 8 and 2 p + 9. q is laid out alike.
+//
 // q's rows come into the place of tiles 1 and 2, `apart` bytes from each other, and go from there to panels.
 template <int heads>
 struct QueryRows {
     static constexpr int bytes = 2 * width, apart = bytes + 16;
     static_assert(heads * apart <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
+    static constexpr int pieces = width / 8, latent_pieces = latent / 8, each = pieces / 4;
     Memory<heads>& memory;
-    const int count;    // of rows; the others are zeros
-    const float scale;  // of the softmax
+    const int count;  // of rows; the others are zeros
 
     __device__ unsigned char* staged() const { return memory.ring.tile[1]; }
     // One warp of those that bring tokens.
@@ -170,36 +174,184 @@ struct QueryRows {
         for (int head = lane_id(); head < count; head += warp_size)
             bulk_load(staged() + head * apart, rows + head * width, bytes, memory.q_full);
     }
+    // Four lanes have four pieces of 8 columns of a row, which go to four words in a row.
+    template <class Use>
+    __device__ void walk(Use use) const {
+        const int thread = static_cast<int>(threadIdx.x) % warpgroup;
+        for (int head = thread / 4; head < heads; head += warpgroup / 4)
+#pragma unroll 6
+            for (int i = 0; i < each; ++i) {
+                const int lane = thread % 4;
+                const bool turned = i >= latent_pieces / 4;
+                const int piece = turned ? latent_pieces + 4 * (i % 4 % 2) + lane
+                                         : i / 4 * 16 + lane / 2 * 8 + i % 4 * 2 + lane % 2;
+                const Words eight =
+                    head < count ? *reinterpret_cast<const Words*>(staged() + head * apart + piece * 16) : Words{};
+                use(eight, head, i, lane);
+            }
+    }
+    // By two powers of two; returns q's.
+    __device__ void convert() const {
+        mbarrier_wait_in_block(memory.q_full, 0);
+        constexpr std::uint32_t infinite = 0x7f80;
+        std::uint32_t pair = 0, largest = 0;
+        walk([&](const Words& eight, int, int, int) {
+#pragma unroll
+            for (const std::uint32_t two : eight.at) pair = larger_pair(pair, magnitudes(two));
+        });
+        largest = max(pair & 0xffffU, pair >> 16);
+        if (largest >= infinite) {  // the largest that is a number
+            largest = 0;
+            walk([&](const Words& eight, int, int, int) {
+                for (const std::uint32_t two : eight.at) {
+                    const std::uint32_t low = two & 0x7fff, high = two >> 16 & 0x7fff;
+                    if (low < infinite) largest = max(largest, low);
+                    if (high < infinite) largest = max(largest, high);
+                }
+            });
+        }
+        atomicMax(&memory.largest_q, static_cast<int>(largest));
+        barrier_sync(of_scorers, warpgroup);
+        const float by = power_of_two(exponent_of_q - max((memory.largest_q >> 7) - 127, -100));
+        walk([&](const Words& eight, int head, int i, int lane) {
+            const bool turned = i >= latent_pieces / 4;
+            unsigned char* panel = memory.q[turned ? rotated_panel : i / 4 * 2 + i % 4 / 2] + head * 128;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float low = first_of_pair(eight.at[j]) * by, high = second_of_pair(eight.at[j]) * by;
+                // Of the latent piece 2 step + half; of the rotated columns a piece is one step of two lanes.
+                const int row_piece = turned ? 2 * lane + j % 2 : i % 2 * 4 + j;
+                const int word = turned ? i % 4 % 2 * 2 + j / 2 : lane;
+                *reinterpret_cast<std::uint32_t*>(panel + ((row_piece ^ (head & 7)) << 4) + 4 * word) =
+                    turned ? to_bf16_pair(low, high) : to_f16_pair(low, high);
+            }
+        });
+        fence_proxy_async_shared();
+        warp_arrives(memory.q_taken);
+        barrier_sync(of_scorers, warpgroup);
+    }
 };
 
-// What is done with s, [64 tokens, heads], once it is there: the scorers of levels 10 and 11 make it in ways of their
-// own.
 template <int heads>
-struct Softmax {
+struct Scorer {
     static constexpr int mine = heads / 4;  // heads of a thread: 8 j + 2 p + b
     Memory<heads>& memory;
     float s[heads / 2];  // [j, token g or g + 8, b]
+    float sum[mine];     // of this thread's tokens
+    float to_log2;       // from a product of q and a token, both divided by their powers of two
     const int warp = warp_id() % 4;
     const int token = 16 * warp + group();  // and token + 8
 
-    __device__ explicit Softmax(Memory<heads>& of) : memory(of) {}
-    __device__ Two& sums_of(int j) const { return memory.w.sums[j][threadIdx.x % warpgroup]; }
+    __device__ explicit Scorer(Memory<heads>& of, float scale) : memory(of) {
+#pragma unroll
+        for (float& x : sum) x = 0.0F;
+        to_log2 = scale * log2_e;
+    }
+    // After bring_q.
+    __device__ void set_scale() { to_log2 *= power_of_two(max((memory.largest_q >> 7) - 127, -100) - exponent_of_q); }
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 
-    // A token's exponent: that of its largest scale.
-    __device__ static int exponent_of(const Four& scales) {
+    // A token's exponent, and its quarters' factors as pairs of twice the same.
+    __device__ static int factors_of(const Four& scales, std::uint32_t (&pairs)[quarters]) {
         std::uint32_t largest = 0;
 #pragma unroll
         for (const float scale : scales.at) largest = max(largest, __float_as_uint(scale) & 0x7fffffffU);
-        return max(-largest_exponent, min(largest_exponent, static_cast<int>(largest >> 23) - 127));
+        const int e = max(-largest_exponent, min(largest_exponent, static_cast<int>(largest >> 23) - 127));
+        const float by = power_of_two(-e);
+#pragma unroll
+        for (int i = 0; i < quarters; ++i) pairs[i] = to_f16_pair(scales.at[i] * by, scales.at[i] * by);
+        return e;
     }
 
-    // s becomes w, in shared memory. by(i): what makes s[i] a logit in base 2.
-    template <class By>
-    __device__ void weights(int tile, int buffer, const int (&exponent)[2], std::uint64_t counts, By by) {
-        float start[2], back[2];
+    // counts: of the tile's tokens, a bit each.
+    template <class Counts>
+    __device__ void score(int tile, const Turn& turn, Counts counts) {
+        const unsigned char* stage = memory.ring.tile[turn.at];
+        const unsigned char* rows[2] = {stage + token * token_bytes, stage + (token + 8) * token_bytes};
+        std::uint32_t factors[2][quarters];  // pairs of twice the same
+        int exponent[2];
+        mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
+        Four scales[2];
+#pragma unroll
+        for (int o = 0; o < 2; ++o) scales[o] = *reinterpret_cast<const Four*>(rows[o] + scales_at);
+        Codes codes[2][2];  // [in turn, token]
+        load(codes[0], rows, 0);
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
+            exponent[o] = factors_of(scales[o], factors[o]);
+            std::uint32_t mine_of_quarters = factors[o][0];
+#pragma unroll
+            for (int i = 1; i < quarters; ++i)
+                if (place() == i) mine_of_quarters = factors[o][i];
+            memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
+        }
+        multiply(tile, turn, codes, rows, factors, exponent);
+        const int buffer = tile % 2;
+        mbarrier_wait_in_block(memory.p_empty[buffer], tile / 2 % 2 ^ 1);
+        weights(tile, buffer, exponent, counts(tile));
+    }
+
+    struct alignas(8) Codes {
+        std::uint32_t at[2];
+    };
+    // A unit's, two steps: of both tokens. Of the rotated columns, one step.
+    __device__ static void load(Codes (&codes)[2], const unsigned char* const (&rows)[2], int unit) {
+        const int lane_at = place() / 2 * 64 + place() % 2 * 8, latents = 2 * rotated_panel;
+        const int at = unit < latents ? unit / 4 * scaled + unit % 4 * 16 : rotated_at + (unit - latents) * 16;
+#pragma unroll
+        for (int o = 0; o < 2; ++o) codes[o] = *reinterpret_cast<const Codes*>(rows[o] + at + lane_at);
+    }
+    // s = k q^T.
+    __device__ void multiply(int tile, const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
+                             const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
+        std::uint32_t a[2][2][4];  // [in turn, step, register]
+        constexpr int latents = 2 * rotated_panel, units = latents + 4;
+#pragma unroll
+        for (int unit = 0; unit < units; ++unit) {
+            const bool turned = unit >= latents;
+            if (unit + 1 < units) load(codes[(unit + 1) % 2], rows, unit + 1);
+            if (unit == told_after && tile > 0) tell(tile - 1);
+            if (unit >= 2) wgmma_wait<1>();
+            auto& to = a[unit % 2];
+#pragma unroll
+            for (int o = 0; o < 2; ++o) {
+                const auto& from = codes[unit % 2][o].at;
+                const std::uint32_t half = static_cast<std::uint32_t>(127 - exponent[o]) << 7;  // 2^-e as bf16
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    if (turned) {
+                        to[0][2 * i + o] = multiply_pairs(from[i], half | half << 16);
+                        continue;
+                    }
+                    const std::uint32_t by = factors[o][unit / 4 % quarters];
+                    to[i][o] = multiply_f16_pairs(f16_pair_of_codes<0>(from[i]), by);
+                    to[i][o + 2] = multiply_f16_pairs(f16_pair_of_codes<1>(from[i]), by);
+                }
+            }
+            if (unit == 0) hold(s);
+            wgmma_fence();
+            if (turned) {
+                wgmma<bf16>(s, to[0],
+                            advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * (unit - latents)),
+                            true);
+            } else {
+                const Descriptor of_q = advanced(k_major(memory.q[unit / 2], Swizzle::bytes_128), 64 * (unit % 2));
+#pragma unroll
+                for (int i = 0; i < 2; ++i) wgmma_f16(s, to[i], advanced(of_q, 32 * i), unit + i > 0);
+            }
+            wgmma_commit();
+        }
+        warp_arrives(memory.ring.empty[turn.at]);
+        wgmma_wait<0>();
+        hold(s);
+    }
+
+    // s becomes w, in shared memory.
+    __device__ void weights(int tile, int buffer, const int (&exponent)[2], std::uint64_t counts) {
+        float by[2], start[2], back[2];
+#pragma unroll
+        for (int o = 0; o < 2; ++o) {
+            by[o] = to_log2 * power_of_two(exponent[o]);
             start[o] = (counts >> (token + 8 * o) & 1) != 0 ? static_cast<float>(exponent[o]) : minus_infinity();
             back[o] = power_of_two(-exponent[o]);
         }
@@ -216,7 +368,7 @@ struct Softmax {
         float most[4] = {nothing, nothing, nothing, nothing};  // not one after another: each waits for the one before
 #pragma unroll
         for (int i = 0; i < heads / 2; ++i) {
-            s[i] = s[i] * by(i) + start[i / 2 % 2];
+            s[i] = s[i] * by[i / 2 % 2] + start[i / 2 % 2];
             most[i % 4] = fmaxf(most[i % 4], s[i] - reference[i / 4 * 2 + i % 2]);
         }
         const bool rises = __any_sync(all_lanes, fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])) > let_grow);
@@ -227,24 +379,16 @@ struct Softmax {
             raise(tile, buffer);
             read_reference();
 #pragma unroll
-            for (int i = 0; i < mine && tile > 0; ++i)
-                sums_of(i / 2).at[i % 2] *= memory.rescaling[buffer][head_of(i)];
+            for (int i = 0; i < mine; ++i) sum[i] *= memory.rescaling[buffer][head_of(i)];
         }
-        Two sums[heads / 8];
 #pragma unroll
-        for (int j = 0; j < heads / 8; ++j) sums[j] = tile == 0 ? Two{} : sums_of(j);
-#pragma unroll
-        for (int j = 0; j < heads / 8; ++j) {
-            Two& of = sums[j];
+        for (int j = 0; j < heads / 8; ++j)
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float& x = s[4 * j + i];
                 x = exp2_of(x - reference[2 * j + i % 2]);
-                of.at[i % 2] += x * back[i / 2];
+                sum[2 * j + i % 2] += x * back[i / 2];
             }
-        }
-#pragma unroll
-        for (int j = 0; j < heads / 8; ++j) sums_of(j) = sums[j];
         store(buffer);
         fence_proxy_async_shared();
     }
@@ -255,7 +399,7 @@ struct Softmax {
             std::uint32_t two[2];
 #pragma unroll
             for (int i = 0; i < 2; ++i) two[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
-            store_matrices<true>(two, memory.w.p[buffer] + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
+            store_matrices<true>(two, memory.p[buffer] + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
         } else {
 #pragma unroll
             for (int j = 0; j < heads / 8; j += 2) {
@@ -263,7 +407,7 @@ struct Softmax {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) four[i] = to_f16_pair(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]);
                 const int head = 8 * j + lane / 16 * 8 + lane % 8;
-                store_matrices<true>(four, memory.w.p[buffer] + head * 128 + ((piece ^ (lane % 8)) << 4));
+                store_matrices<true>(four, memory.p[buffer] + head * 128 + ((piece ^ (lane % 8)) << 4));
             }
         }
     }
@@ -300,7 +444,7 @@ struct Softmax {
     template <class Conclude>
     __device__ void finish(Conclude conclude) {
         barrier_sync(of_scorers, warpgroup);
-        fold_over_tokens([&](int i) { return sums_of(i / 2).at[i % 2]; }, [](float a, float b) { return a + b; });
+        fold_over_tokens([&](int i) { return sum[i]; }, [](float a, float b) { return a + b; });
         const int head = static_cast<int>(threadIdx.x) % warpgroup;
         if (head >= heads) return;
         const float all =
@@ -385,7 +529,7 @@ struct Weigher {
                 to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by[i]);
                 to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by[i]);
             }
-            const Descriptor p = advanced(k_major(memory.w.p[buffer], Swizzle::bytes_128), 32 * step);
+            const Descriptor p = advanced(k_major(memory.p[buffer], Swizzle::bytes_128), 32 * step);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2; ++i) wgmma_f16(out[unit % 2 * 2 + i], to[i], p, true);
