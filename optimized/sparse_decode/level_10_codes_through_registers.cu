@@ -19,8 +19,8 @@ constexpr double multiprocessors = 4;  // small cases shall go round the ring of
 constexpr double multiprocessors = 132;
 #endif
 
-// So many parts of a query are added by the blocks that made them, a cluster; more by a kernel of its own: clusters of
-// four do not all find a place at once (notes.md).
+// So many parts of a query are added by the blocks that made them, a cluster; more by a kernel of its own: clusters
+// of four do not all find a place at once (notes.md).
 constexpr int together = 2;
 
 // How a call is split over blocks: what a simple model of the time, in microseconds, likes best (notes.md).
