@@ -181,7 +181,7 @@ __device__ inline void release(Mbarrier& empty) {
 }
 
 // One warpgroup. take.begin(t_0, t_end): from now on these queries; take(s_0, scores): of the 64 keys from s_0 on;
-// take.rest(): after every Take::stretch tiles; take.end(): the run is over.
+// take.rest(): after as many tiles as begin or the last rest said; take.end(): the run is over.
 template <class S, Relu relu, class Memory, class Problem, class Take>
 __device__ void consume(Memory& memory, const Problem& problem, int consumer, Take& take) {
     constexpr bool share_keys = Problem::consumers_share_keys;
@@ -197,13 +197,12 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
             min(last, static_cast<int>(problem.first_query(run.group)) + (share_keys ? consumer * S::queries : 0));
         const int t_end = min(last, t_0 + S::queries);
         bring_weights<S>(weights, problem, t_0, t_end, relu == Relu::by_absolute ? 0.5F : 1.0F);
-        take.begin(t_0, t_end);
+        int stretch = take.begin(t_0, t_end);
         mbarrier_wait_in_block(memory.queries_full[set.stage], set.parity);
         const void* queries = memory.queries[set.stage][share_keys ? consumer : 0];
         // What is done now and then stands outside of the innermost loop: its registers are all taken.
         for (int tile = run.begin; tile < run.end;) {
-            const bool in_one = Take::stretch == 0x7fffffff || run.end - tile < Take::stretch;
-            const int until = in_one ? run.end : tile + Take::stretch;
+            const int until = run.end - tile <= stretch ? run.end : tile + stretch;
             for (; tile < until; ++tile, turn.next()) {
                 if (!share_keys && number++ % consumers != consumer) continue;
                 mbarrier_wait_in_block(memory.full[turn.stage], turn.parity);
@@ -220,7 +219,7 @@ __device__ void consume(Memory& memory, const Problem& problem, int consumer, Ta
                 for (int i = 0; i < S::scores; ++i) scores[i] = problem.score(scores[i], scales[i]);
                 take(tile * S::keys, scores);
             }
-            take.rest();
+            if (tile < run.end) stretch = take.rest();
         }
         release(memory.queries_empty[set.stage]);
         take.end();

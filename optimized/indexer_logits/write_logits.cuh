@@ -6,6 +6,7 @@
 
 #include "optimized/indexer_logits/score_ring.cuh"
 #include "optimized/support/launch.h"
+#include "optimized/support/multiprocessors.h"
 
 namespace dsa {
 
@@ -14,14 +15,13 @@ struct WriteLogits {
     // A thread's scores: of `a_key` queries, every fourth, and then of the key 8 further.
     static constexpr int a_key = S::queries < 4 ? 1 : S::queries / 4;
 
-    static constexpr int stretch = 0x7fffffff;  // there is nothing to do in between
-
     const Problem& problem;
     int t_0 = 0, t_end = 0;
     Seen by_all = {};       // every one of the queries sees these keys
     float* mine = nullptr;  // where score 0 of key 0 goes
 
-    __device__ void begin(int first, int beyond) {
+    // There is nothing to do in between.
+    __device__ int begin(int first, int beyond) {
         t_0 = first;
         t_end = beyond;
         mine = problem.logits(t_0 + S::query(0)) + S::row(0);
@@ -31,6 +31,7 @@ struct WriteLogits {
             const Seen seen = problem.seen(t);
             by_all = {max(by_all.begin, seen.begin), min(by_all.end, seen.end)};
         }
+        return 0x7fffffff;
     }
     __device__ void operator()(int s_0, const float (&scores)[S::scores]) const {
         if (!S::counts()) return;
@@ -45,7 +46,7 @@ struct WriteLogits {
                 if (exists(i, s_0)) tile[place(i)] = sees(i, s_0) ? scores[i] : minus_infinity();
         }
     }
-    __device__ void rest() const {}
+    __device__ int rest() const { return 0x7fffffff; }
     __device__ void end() const {}
     __device__ std::int64_t place(int i) const { return i % a_key * 4 * problem.S() + i / a_key * 8; }
     __device__ bool exists(int i, int s_0) const {
@@ -91,9 +92,8 @@ __global__ void __launch_bounds__(ring_threads, 1) logits_ring(__grid_constant__
 
 template <class S, Relu relu, class Problem>
 void start_logits_ring(const Problem& problem, std::int64_t groups, std::int64_t columns, Stream stream) {
-    constexpr std::int64_t multiprocessors = 132;  // an H100's
     launch("logits_ring", logits_ring<S, relu, Problem>,
-           {.blocks = std::min(multiprocessors, groups * blocks_for(columns, S::keys)),
+           {.blocks = std::min<std::int64_t>(multiprocessors, groups * blocks_for(columns, S::keys)),
             .threads = ring_threads,
             .shared_bytes = sizeof(RingMemory<S, Problem::consumers_share_keys>),
             .stream = stream},

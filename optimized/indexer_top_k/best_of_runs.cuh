@@ -12,13 +12,18 @@ inline constexpr int choosing_threads = holding_threads;
 inline constexpr int held_rows = 16;  // of candidates, a thread
 inline constexpr int choosing_digit_bits = 11;
 inline constexpr std::uint32_t room_on_chip = 3072;
+inline constexpr std::uint32_t room_for_positions = 2 * room_on_chip;  // in the same place
 inline constexpr int positions_at_once = 1 << 17;
 inline constexpr int words_at_once = positions_at_once / 32;
+
+struct alignas(16) FourWords {
+    std::uint32_t v[4];
+};
 
 struct ChoosingMemory {
     Candidate on_chip[room_on_chip];
     SelectShared<choosing_digit_bits> select;
-    std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
+    alignas(16) std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
     Histogram<1> histogram;
     Place place;
     std::uint32_t count;  // of candidates
@@ -28,6 +33,7 @@ struct ChoosingMemory {
 
 // What a query's runs have left. see(candidate), by all threads.
 struct LeftByRuns {
+    static constexpr bool leaves_room = true;
     const RunLists& lists;
     ChoosingMemory& memory;
     std::int64_t first;  // the query's among those of all runs
@@ -54,6 +60,7 @@ struct LeftByRuns {
 
 // What up to two runs have left, in registers: as long as no column has many rows, that is what there is.
 struct HeldCandidates {
+    static constexpr bool leaves_room = true;
     std::uint32_t keys[held_rows];  // 0, below all keys, where there is none
     std::int32_t positions[held_rows];
     std::uint32_t count;  // of the block
@@ -108,6 +115,7 @@ struct HeldCandidates {
 };
 
 struct OnChip {
+    static constexpr bool leaves_room = false;  // in ChoosingMemory::on_chip
     const ChoosingMemory& memory;
 
     template <class See>
@@ -143,11 +151,18 @@ __device__ inline bool is_over(const Search& search) {
 
 enum class Choice { no, yes, first_ones };  // of the last, the first `wanted`
 
-// The chosen ones' positions in order; how many.
+// The chosen ones' positions in order; how many, k at most.
 template <class List, class Choose>
-__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t wanted, Choose choice,
-                                        const Range& range, std::int32_t* indices) {
+__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t k,
+                                        std::uint32_t wanted, Choose choice, const Range& range,
+                                        std::int32_t* indices) {
+    // Threads write here and there; where there is room, whole lines leave.
+    const bool is_gathered = List::leaves_room && k <= room_for_positions;
+    std::int32_t* to = is_gathered ? reinterpret_cast<std::int32_t*>(memory.on_chip) : indices;
     constexpr int own = words_at_once / choosing_threads;
+    const auto words_of = [](const std::uint32_t(&all)[words_at_once]) {
+        return reinterpret_cast<const FourWords*>(all + threadIdx.x * own);
+    };
     std::uint32_t slot = 0, equal = 0;
     for (std::int64_t first = range.begin; first < range.end; first += positions_at_once) {
         for (int i = static_cast<int>(threadIdx.x); i < words_at_once; i += choosing_threads)
@@ -156,16 +171,16 @@ __device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list
         list.each([&](const Candidate& mine) {
             const auto at = static_cast<std::uint32_t>(mine.position - first);
             const Choice is_chosen = choice(mine.key);
-            if (at >= positions_at_once || is_chosen == Choice::no) return;
-            atomicOr(is_chosen == Choice::yes ? &memory.above[at / 32] : &memory.equal[at / 32], 1U << at % 32);
+            std::uint32_t* bits = is_chosen == Choice::yes ? memory.above : memory.equal;
+            if (at < positions_at_once && is_chosen != Choice::no) atomicOr(&bits[at / 32], 1U << at % 32);
         });
         __syncthreads();
         std::uint32_t above[own], equals[own];
         std::uint32_t mine_above = 0, mine_equal = 0;
 #pragma unroll
         for (int i = 0; i < own; ++i) {
-            above[i] = memory.above[threadIdx.x * own + static_cast<std::uint32_t>(i)];
-            equals[i] = memory.equal[threadIdx.x * own + static_cast<std::uint32_t>(i)];
+            above[i] = words_of(memory.above)[i / 4].v[i % 4];
+            equals[i] = words_of(memory.equal)[i / 4].v[i % 4];
             mine_above += static_cast<std::uint32_t>(__popc(above[i]));
             mine_equal += static_cast<std::uint32_t>(__popc(equals[i]));
         }
@@ -178,27 +193,30 @@ __device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list
             for (std::uint32_t bits = above[i] | equals[i]; bits != 0; bits &= bits - 1) {
                 const int bit = __ffs(static_cast<int>(bits)) - 1;
                 if ((equals[i] >> bit & 1) != 0 && equal_before++ >= wanted) continue;
-                indices[at++] =
-                    static_cast<std::int32_t>(first) + (static_cast<int>(threadIdx.x) * own + i) * 32 + bit;
+                to[at++] = static_cast<std::int32_t>(first) + (static_cast<int>(threadIdx.x) * own + i) * 32 + bit;
             }
         slot += sum_above.all + min(equal + sum_equal.all, wanted) - min(equal, wanted);
         equal += sum_equal.all;
+    }
+    if (is_gathered) {
+        __syncthreads();
+        for (std::uint32_t i = threadIdx.x; i < slot; i += choosing_threads) indices[i] = to[i];
     }
     return slot;
 }
 
 template <class List>
-__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, Search search, const Range& range,
-                                std::int32_t* indices) {
+__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, std::uint32_t k, Search search,
+                                const Range& range, std::int32_t* indices) {
     while (!is_over(search)) search = next_digit(memory, list, search);
     const auto choice = [&](std::uint32_t key) {
         return !search.may_be_chosen(key) ? Choice::no : search.covers(key) ? Choice::first_ones : Choice::yes;
     };
-    return write_in_order(memory, list, search.wanted, choice, range, indices);
+    return write_in_order(memory, list, k, search.wanted, choice, range, indices);
 }
 
 // `again`: only what a guess has spoilt the first time.
-__global__ void __launch_bounds__(choosing_threads)
+__global__ void __launch_bounds__(choosing_threads, 2)
     best_of_runs(__grid_constant__ const IndexerTopK call, __grid_constant__ const RunLists lists,
                  std::int64_t queries, bool again) {
     ChoosingMemory& memory = shared<ChoosingMemory>();
@@ -230,8 +248,8 @@ __global__ void __launch_bounds__(choosing_threads)
         if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
             return tell_nan(indices, call.k, memory.first_nan);
         if (is_spoilt(held.count)) return;
-        // Where there are no more than k, all are above it.
-        Place place{.low = 0, .high = 0, .wanted = 0, .inside = 0, .above_before = 0, .inside_before = 0};
+        // Where there are no more than k, all are above it; but not 0, where there is none.
+        Place place{.low = 1, .high = 0, .wanted = 0, .inside = 0, .above_before = 0, .inside_before = 0};
         if (held.count > lists.k) {
             place = {.low = memory.smallest,
                      .high = memory.largest,
@@ -243,10 +261,11 @@ __global__ void __launch_bounds__(choosing_threads)
                                 [&](auto see) { held.each([&](const Candidate& mine) { see(mine.key); }); });
         }
         const auto choice = [&](std::uint32_t key) {
-            if (key == 0 || key < place.low) return Choice::no;
+            if (key < place.low) return Choice::no;
             return key > place.high || place.inside == place.wanted ? Choice::yes : Choice::first_ones;
         };
-        return leave_unused(indices, write_in_order(memory, held, place.wanted, choice, range, indices), call.k);
+        return leave_unused(indices, write_in_order(memory, held, lists.k, place.wanted, choice, range, indices),
+                            call.k);
     }
     for (int i = static_cast<int>(threadIdx.x); i < left.runs * columns_of_a_query; i += choosing_threads) {
         const std::int64_t query = left.first + i / columns_of_a_query * left.step;
@@ -270,8 +289,8 @@ __global__ void __launch_bounds__(choosing_threads)
     if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
         return tell_nan(indices, call.k, memory.first_nan);
     if (is_spoilt(count)) return;
-    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, search, range, indices)
-                                          : choose(memory, left, search, range, indices);
+    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, lists.k, search, range, indices)
+                                          : choose(memory, left, lists.k, search, range, indices);
     leave_unused(indices, written, call.k);
 }
 

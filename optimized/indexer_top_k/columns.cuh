@@ -34,7 +34,7 @@ struct CutMemory {
     RankSearch search[S::queries];
     std::uint32_t kept[S::queries];
     std::int32_t first_nan[S::queries];
-    int is_full[2];  // the number of the look at which a column was: looks take turns
+    std::uint32_t fullest[3];  // column, at this look; looks take turns, and the next but one is at 0
     std::uint32_t zero;
 };
 
@@ -73,12 +73,11 @@ class KeepCandidates {
    public:
     using Memory = CutMemory<S>;
     static constexpr int own = S::queries / 4;  // a thread's queries
-    static constexpr int stretch = tiles_between_looks;
 
     __device__ KeepCandidates(const Problem& problem, const RunLists& lists, Memory& memory)
         : problem_(problem), lists_(lists), memory_(memory) {}
 
-    __device__ void begin(int t_0, int t_end) {
+    __device__ int begin(int t_0, int t_end) {
         const Me<S> me(memory_);
         t_0_ = t_0;
 #pragma unroll
@@ -91,9 +90,11 @@ class KeepCandidates {
             if (t < t_end && lists_.guesses != nullptr) threshold_[a] = lists_.guesses[t];
             next_[a] = column(me, a);
         }
-        if (me.thread >= S::queries) return;
-        memory_.first_nan[me.thread] = no_position;
-        memory_.search[me.thread].low = 0;
+        if (me.thread < S::queries) {
+            memory_.first_nan[me.thread] = no_position;
+            memory_.search[me.thread].low = 0;
+        }
+        return tiles_until_full(0);
     }
 
     __device__ void operator()(int s_0, const float (&scores)[S::scores]) {
@@ -102,33 +103,34 @@ class KeepCandidates {
         for (int i = 0; i < S::scores; ++i) {
             const int a = i % own, mine = s + i / own * 8;
             if (static_cast<std::uint32_t>(mine - begin_[a]) < size_[a] && !(scores[i] <= threshold_[a])) {
-                lists_.columns[next_[a]] = {scores[i], mine};
+                *next_[a] = {scores[i], mine};
                 next_[a] += columns_of_a_query;
             }
         }
     }
 
-    // Is a column full? All warps hear the same answer.
-    __device__ void rest() {
+    // How full is the fullest column? All warps hear the same answer.
+    __device__ int rest() {
         const Me<S> me(memory_);
-        bool full = false;
+        std::uint32_t mine = 0;
 #pragma unroll
-        for (int a = 0; a < own; ++a) full = full || rows(me, a) + newcomers > static_cast<int>(lists_.rows);
-        const int number = ++looks_;
-        int& is_full = memory_.is_full[number % 2];
-        if (__any_sync(all_lanes, full) && me.lane() == 0) atomicMax(&is_full, number);
+        for (int a = 0; a < own; ++a) mine = max(mine, rows(me, a));
+        const std::uint32_t of_warp = redux_max(mine);
+        if (me.lane() == 0) atomicMax(&memory_.fullest[look_], of_warp);
         me.sync();
-        if (is_full == number) {
-            cut(me);
-            deal_out_again(me);
-        }
+        const std::uint32_t fullest = uniform(memory_.fullest[look_]);
+        look_ = look_ == 2 ? 0 : look_ + 1;
+        if (me.thread == 0) memory_.fullest[look_ == 2 ? 0 : look_ + 1] = 0;
+        if (fullest + newcomers <= lists_.rows) return tiles_until_full(fullest);
+        cut(me);
+        deal_out_again(me);
+        return tiles_between_looks;
     }
 
     __device__ void end() {
         const Me<S> me(memory_);
 #pragma unroll
-        for (int a = 0; a < own; ++a)
-            lists_.counts[query(me, a) * columns_of_a_query + me.column()] = static_cast<std::uint32_t>(rows(me, a));
+        for (int a = 0; a < own; ++a) lists_.counts[query(me, a) * columns_of_a_query + me.column()] = rows(me, a);
         if (me.thread < S::queries) lists_.first_nan[first_query(me) + me.thread] = memory_.first_nan[me.thread];
     }
 
@@ -144,13 +146,18 @@ class KeepCandidates {
     __device__ std::uint32_t query(const Me<S>& me, int a) const {
         return first_query(me) + static_cast<std::uint32_t>(me.query(a));
     }
-    __device__ std::uint32_t column(const Me<S>& me, int a) const {
-        return query(me, a) * static_cast<std::uint32_t>(lists_.rows) * columns_of_a_query +
-               static_cast<std::uint32_t>(me.column());
+    __device__ Scored* column(const Me<S>& me, int a) const {
+        return lists_.columns + query(me, a) * lists_.rows * columns_of_a_query + me.column();
     }
-    __device__ int rows(const Me<S>& me, int a) const {
-        return static_cast<int>((next_[a] - column(me, a)) / columns_of_a_query);
+    __device__ std::uint32_t rows(const Me<S>& me, int a) const {
+        return static_cast<std::uint32_t>(next_[a] - column(me, a)) / columns_of_a_query;
     }
+    // A tile brings two candidates to a column at most.
+    __device__ int tiles_until_full(std::uint32_t rows) const {
+        return static_cast<int>(static_cast<std::uint32_t>(lists_.rows) - rows) / 2;
+    }
+    // Lane 0's: the compiler then knows that lanes agree on how long the loop of scores is.
+    __device__ static std::uint32_t uniform(std::uint32_t mine) { return __shfl_sync(all_lanes, mine, 0); }
     // Where the best of own query a are on their way.
     __device__ Scored* best(const Me<S>& me, int a) const {
         const std::int64_t first = (std::int64_t{blockIdx.x} * consumers + me.consumer) * S::queries;
@@ -161,8 +168,8 @@ class KeepCandidates {
     // under way together.
     template <class See>
     __device__ void each(const Me<S>& me, int a, See see) const {
-        const Scored* from = lists_.columns + column(me, a);
-        const int own_rows = rows(me, a), most = redux_max(own_rows);
+        const Scored* from = column(me, a);
+        const int own_rows = static_cast<int>(rows(me, a)), most = redux_max(own_rows);
         for (int base = 0; base < most; base += batch) {
             Scored some[batch];
 #pragma unroll
@@ -177,7 +184,7 @@ class KeepCandidates {
         if (me.thread < S::queries) memory_.kept[me.thread] = 0;
         me.sync();
 #pragma unroll
-        for (int a = 0; a < own; ++a) atomicAdd(&memory_.kept[me.query(a)], static_cast<std::uint32_t>(rows(me, a)));
+        for (int a = 0; a < own; ++a) atomicAdd(&memory_.kept[me.query(a)], rows(me, a));
         me.sync();
         if (me.thread < S::queries) {
             // The k-th best was last found at `low`. It is likely to lie within two octaves above.
@@ -286,7 +293,7 @@ class KeepCandidates {
             const auto count = static_cast<int>(memory_.kept[q]);
             next_[a] = column(me, a);
             for (int i = me.column(); i < count; i += columns_of_a_query, next_[a] += columns_of_a_query)
-                lists_.columns[next_[a]] = from[i];
+                *next_[a] = from[i];
             const auto low = static_cast<std::uint32_t>(memory_.search[q].low >> 32);
             if (low != 0) threshold_[a] = score_of(low);
         }
@@ -296,11 +303,11 @@ class KeepCandidates {
     const Problem& problem_;
     const RunLists& lists_;
     Memory& memory_;
-    int t_0_ = 0, looks_ = 0;
+    int t_0_ = 0, look_ = 0;
     int begin_[own];           // what a query sees
     std::uint32_t size_[own];  // of that
     float threshold_[own];
-    std::uint32_t next_[own];  // where the next candidate goes
+    Scored* next_[own];  // where the next candidate goes
 };
 
 }  // namespace dsa

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(ring_threads, 1)
     if (threadIdx.x < consumers) {
         CutMemory<S>& cut = memory.cuts[threadIdx.x];
         cut.zero = 0;
-        cut.is_full[0] = cut.is_full[1] = 0;
+        for (std::uint32_t& fullest : cut.fullest) fullest = 0;
     }
     begin_ring<S>(memory, problem);
     const int warpgroup = uniform_warpgroup();
@@ -62,20 +62,15 @@ void run(const IndexerTopK& call, const LevelThree& all, bool again) {
     using S = Scores<heads, row_bytes, 256 / heads, Columns::by_lane>;
     RunLists lists = all.lists;
     if (again) lists.guesses = nullptr;
-    const auto ring = [&]<class Problem>(const Problem& problem) {
+    if (all.blocks > 0) {
+        using Problem = Float32Scores<KeptRows<S>>;
+        const Problem rows{{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}};
         launch("indexer_top_k_ring", indexer_top_k_ring<S, Problem>,
                {.blocks = all.blocks,
                 .threads = ring_threads,
                 .shared_bytes = sizeof(KeepingMemory<S>),
                 .stream = call.scoring.stream},
-               problem, lists);
-    };
-    if (all.blocks > 0) {
-        const KeptRows<S> rows{mapped_rows<S>(call.scoring), again ? lists.again : nullptr};
-        if (call.scoring.bf16_scores)
-            ring(rows);
-        else
-            ring(Float32Scores<KeptRows<S>>{rows});
+               rows, lists);
     }
     launch("best_of_runs", best_of_runs,
            {.blocks = call.scoring.T,
@@ -101,9 +96,8 @@ void guess_from_sample(const IndexerTopK& call, const LevelThree& all) {
     scoring.logits = sample.logits;
     indexer_logits_level_6(scoring);
     launch("guess", guess,
-           {.blocks = call.scoring.T,
+           {.blocks = blocks_for(call.scoring.T, guessed_at_once),
             .threads = guessing_threads,
-            .shared_bytes = sizeof(GuessingMemory),
             .stream = call.scoring.stream},
            call, sample);
 }
@@ -118,7 +112,6 @@ void start(const IndexerTopK& call) {
 
 template <int row_bytes>
 void start(const IndexerTopK& call) {
-    if (call.scoring.H_I <= 16) return start<16, row_bytes>(call);
     if (call.scoring.H_I <= 32) return start<32, row_bytes>(call);
     start<64, row_bytes>(call);
 }
@@ -134,6 +127,8 @@ std::int64_t indexer_top_k_workspace_3(const IndexerTopK& call) {
 std::string indexer_top_k_level_3_declines(const IndexerTopK& call) {
     const std::string why = indexer_logits_level_6_declines(call.scoring);
     constexpr std::int64_t most_k = 1 << 20;
+    // Level 4 rounds them; it would be as many kernels again here, and this is the slowest file to compile.
+    if (why.empty() && call.scoring.bf16_scores) return "scores must be float32; they are rounded to bf16";
     if (why.empty() && call.k > most_k)
         return sentence("there is room for a k of up to ", most_k, "; it is ", call.k);
     return why;

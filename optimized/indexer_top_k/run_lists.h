@@ -84,7 +84,7 @@ struct LevelThree {
 inline LevelThree level_three(const IndexerTopK& call) {
     constexpr std::int64_t keys = 64;
     const IndexerLogits& scoring = call.scoring;
-    const std::int64_t heads = scoring.H_I <= 16 ? 16 : scoring.H_I <= 32 ? 32 : 64;
+    const std::int64_t heads = scoring.H_I <= 32 ? 32 : 64;
     const std::int64_t tiles = (scoring.S + keys - 1) / keys;
     LevelThree all{};
     all.queries = 2 * 256 / heads;

@@ -80,9 +80,14 @@ void Worker::tell(const Finding& finding, const Actor& actor, Deed now, Access a
 }
 
 void Worker::tell_of_visit(const BlockState& of, Deed deed) const {
+    const Past& here = past_.back();
+    const Agent threads = here.threads * here.blocks, agent = deed.agent();
+    const Agent thread = agent < threads ? agent : here.thread_of_slot[(agent - threads) / 2];
     throw Fault(text_of_actor(deed) + ", " + text_of_site(deed.site()) + ": uses the shared memory of block " +
-                text_of(of.block->index()) +
-                ", which may have returned by then: blocks of a cluster must wait for each other before they end");
+                text_of(of.block->index()) + ", which may have returned by then: " +
+                (thread / here.threads == of.block->rank()
+                     ? "one of its threads must wait for it before it ends"
+                     : "blocks of a cluster must wait for each other before they end"));
 }
 
 void Worker::compare(const Worker& a, const Worker& b) {

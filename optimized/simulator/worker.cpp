@@ -96,9 +96,8 @@ void Worker::block_returns(const Block& block) {
 
 void Worker::note_visit(BlockState& of, Deed deed) {
     const Past& here = past_.back();
-    const Agent threads = here.threads * here.blocks, agent = deed.agent();
-    const Agent thread = agent < threads ? agent : here.thread_of_slot[(agent - threads) / 2];
-    if (thread / here.threads == of.block->rank()) return;
+    const Agent agent = deed.agent();
+    if (agent / here.threads == of.block->rank()) return;
     if (of.returned) tell_of_visit(of, deed);
     of.visits[agent] = deed;
 }
@@ -189,7 +188,7 @@ void Worker::touch(const Actor& actor, Deed deed, const void* bytes, std::size_t
     }
     const auto address =
         shared != nullptr ? static_cast<std::uintptr_t>(at - shared->shared) : reinterpret_cast<std::uintptr_t>(at);
-    if (shared != nullptr && past_.back().blocks > 1) note_visit(*shared, deed);
+    if (shared != nullptr) note_visit(*shared, deed);
     const Era era{start_, shared == nullptr};
     for (std::uintptr_t first = address, end = address + count; first < end;) {
         const std::uintptr_t next = std::min((first | 3U) + 1, end);

@@ -18,7 +18,7 @@ class Worker {
     void block_begins(const Block& block);
     // Whether it was the cluster's last.
     bool block_ends(const Block& block);
-    // Throws Fault if what another block did in its shared memory may come later than this.
+    // Throws Fault if what an operation, or another block, did in its shared memory may come later than this.
     void block_returns(const Block& block);
     void takes_turn(const Thread& thread);
 
@@ -69,7 +69,7 @@ class Worker {
         const std::byte* shared = nullptr;
         std::size_t bytes = 0;
         bool returned = false;
-        std::unordered_map<Agent, Deed> visits;  // the last one of each agent of another block
+        std::unordered_map<Agent, Deed> visits;  // the last one of each agent but its own threads
         std::vector<Cell> cells;  // kept from block to block: clocks go on, so what is old is known by its clock
     };
     // A cluster that has run, for sentences.

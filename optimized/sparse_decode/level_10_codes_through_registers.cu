@@ -1,6 +1,7 @@
 // Level 10. Levels 4 to 8 make a tile of bf16 in shared memory, and two blocks send each other half of it. Here codes
 // go through registers into the tensor cores (code_tiles.cuh): tokens are the rows of k q^T, columns those of v^T
 // p^T, 8 to 64 heads the columns of both. No cluster; two blocks of a query read its tokens each.
+#include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/adding.cuh"
 #include "optimized/sparse_decode/code_tiles.cuh"
@@ -17,6 +18,10 @@ constexpr double multiprocessors = 4;  // small cases shall go round the ring of
 #else
 constexpr double multiprocessors = 132;
 #endif
+
+// So many parts of a query are added by the blocks that made them, a cluster; more by a kernel of its own: clusters
+// of four do not all find a place at once (notes.md).
+constexpr int together = 2;
 
 // How a call is split over blocks: what a simple model of the time, in microseconds, likes best (notes.md).
 struct Plan {
@@ -54,10 +59,68 @@ struct Plan {
         const double time = starting + std::ceil(blocks / multiprocessors) * (cost.a_block + cost.a_tile * each);
         if (count == 1) return time;
         const auto rows = static_cast<double>(rows_of_q * H);
+        if (count == together) return time + 2.5 + rows * 0.0008;
         return time + adding + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
     }
+    __host__ __device__ int cluster() const { return splits == together ? together : 1; }
     Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
 };
+
+// A cluster's blocks add the parts of some heads each, three warpgroups of a block, in the order of the parts.
+template <int heads>
+__device__ void add_own(Memory<heads>& memory, const Parts& parts, const AttentionResult& result, std::int64_t first,
+                        int first_head, int count, const Plan& plan) {
+    constexpr int workers = threads - warpgroup, at_once = 4;  // rows of a warpgroup
+    struct Weights {
+        float of[heads][together];
+    };
+    auto& weights = reinterpret_cast<Weights&>(memory.p);
+    static_assert(sizeof weights <= sizeof memory.p);
+    const int each = (count + together - 1) / together, from = static_cast<int>(blockIdx.x) % together * each;
+    const int mine = min(each, count - from), thread = static_cast<int>(threadIdx.x);
+    if (thread < mine) {
+        const std::int64_t row = first + from + thread;
+        const float *maxima = parts.maximum + row * together, *sums = parts.sum + row * together;
+        float maximum = minus_infinity(), sum = 0.0F;
+        for (int i = 0; i < together; ++i) maximum = fmaxf(maximum, maxima[i]);
+        for (int i = 0; i < together; ++i) {
+            const float weight = maximum == minus_infinity() ? 0.0F : rescaling(maxima[i], maximum);
+            weights.of[thread][i] = weight;
+            sum += sums[i] * weight;
+        }
+        if (sum != sum) maximum = sum;  // NaN is no maximum, and not nothing
+        memory.one_over[thread] =
+            maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, first_head + from + thread, maximum, sum);
+        result.lse[row] = told_lse(result, maximum, sum);
+    }
+    barrier_sync(of_both, workers);
+    const int column = thread % warpgroup * 4;
+    const std::int64_t part = plan.rows_of_q * plan.H * latent;
+    for (int row = thread / warpgroup; row < mine; row += workers / warpgroup * at_once) {
+        const float* of_row = parts.out + (first + from + row) * latent + column;
+        Four sum[at_once] = {};
+#pragma unroll
+        for (int i = 0; i < together; ++i)
+#pragma unroll
+            for (int r = 0; r < at_once; ++r) {
+                const int other = r * (workers / warpgroup);
+                if (row + other >= mine) continue;
+                const Four four = *reinterpret_cast<const Four*>(of_row + i * part + other * latent);
+                const float weight = weights.of[row + other][i];
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sum[r].at[j] += four.at[j] * weight;
+            }
+#pragma unroll
+        for (int r = 0; r < at_once; ++r) {
+            const int other = row + r * (workers / warpgroup);
+            if (other >= mine) continue;
+            const float by = memory.one_over[other];
+            auto* to = reinterpret_cast<std::uint32_t*>(result.out + (first + from + other) * latent + column);
+            to[0] = to_bf16_pair(sum[r].at[0] * by, sum[r].at[1] * by);
+            to[1] = to_bf16_pair(sum[r].at[2] * by, sum[r].at[3] * by);
+        }
+    }
+}
 
 // Block (query and heads; part of its selection). indices: [rows, k]
 template <int heads>
@@ -66,11 +129,14 @@ __global__ void __launch_bounds__(threads, 1)
                  AttentionResult result, Parts parts, Plan plan) {
     let_next_kernel_start();
     auto& memory = shared<Memory<heads>>();
-    const std::int64_t query = blockIdx.x / plan.groups;
-    const int first_head = static_cast<int>(blockIdx.x) % plan.groups * heads;
+    const bool of_cluster = plan.splits == together;  // its blocks are side by side
+    const int block = static_cast<int>(blockIdx.x) / plan.cluster();
+    const std::int64_t query = block / plan.groups;
+    const int first_head = block % plan.groups * heads;
     const int count = min(heads, static_cast<int>(plan.H) - first_head);
     const std::int64_t first = query * plan.H + first_head;  // row of out
-    const int split = static_cast<int>(blockIdx.y), first_slot = split * plan.tiles_each * tokens;
+    const int split = static_cast<int>(of_cluster ? blockIdx.x % together : blockIdx.y);
+    const int first_slot = split * plan.tiles_each * tokens;
     const int slots = min(static_cast<int>(plan.k) - first_slot, plan.tiles_each * tokens);
     const int tiles = max(1, (slots + tokens - 1) / tokens);
     const std::int32_t* row = indices + query * plan.k;
@@ -85,6 +151,7 @@ __global__ void __launch_bounds__(threads, 1)
         if (warp_id() % 4 == 0) of_q.bring(q + first * width);
         bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4,
               [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
+        if (of_cluster) cluster_sync();
     } else if (role == weighing) {
         give_back_registers<scorer_registers>();
         of_q.convert();
@@ -109,7 +176,12 @@ __global__ void __launch_bounds__(threads, 1)
                 memory.one_over[head] = 1.0F / denominator(result, first_head + head, reference, sum);
             result.lse[first + head] = told_lse(result, reference, sum);
         });
-        barrier_arrive(of_both, threads - warpgroup);
+        if (of_cluster) {
+            cluster_sync();
+            add_own(memory, parts, result, first, first_head, count, plan);
+        } else {
+            barrier_arrive(of_both, threads - warpgroup);
+        }
     } else {
         take_registers<weigher_registers>();
         memory.selection.find(memory.table, row, first_slot + slots, cache_slots, static_cast<int>(threadIdx.x),
@@ -122,6 +194,11 @@ __global__ void __launch_bounds__(threads, 1)
             weigher.each_four(count, [&](int head, int column, const Four& four) {
                 *reinterpret_cast<Four*>(to + std::int64_t{head} * latent + column) = four;
             });
+        }
+        if (of_cluster) {
+            cluster_sync();
+            add_own(memory, parts, result, first, first_head, count, plan);
+            return;
         }
         barrier_sync(of_both, threads - warpgroup);
         if (plan.splits > 1) return;
@@ -138,11 +215,12 @@ __global__ void __launch_bounds__(threads, 1)
 template <int heads>
 void attend_with(const SparseDecode& call, const Plan& plan, const Parts& parts) {
     launch("sparse_decode_codes", attend_codes<heads>,
-           {.blocks = call.rows * plan.groups,
+           {.blocks = call.rows * plan.groups * plan.cluster(),
             .threads = threads,
             .shared_bytes = sizeof(Memory<heads>),
             .stream = call.stream,
-            .blocks_y = plan.splits},
+            .blocks_y = plan.splits / plan.cluster(),
+            .cluster = plan.cluster()},
            call.q, call.kv_pages, call.indices, call.slots, call.result, parts, plan);
 }
 
@@ -173,7 +251,8 @@ void sparse_decode_level_10(const SparseDecode& call) {
                         : plan.heads_each == 32 ? attend_with<32>
                                                 : attend_with<64>;
     attend(call, plan, parts);
-    if (plan.splits > 1) add_parts<true, true>(parts, call.result, call.rows, call.H, plan.splits, call.stream);
+    if (plan.splits > plan.cluster())
+        add_parts<true, true>(parts, call.result, call.rows, call.H, plan.splits, call.stream);
 }
 
 }  // namespace dsa

@@ -26,6 +26,7 @@ namespace dsa::latent_tile::in_turn {
 inline constexpr int threads = 3 * warpgroup;
 inline constexpr int tile_keys = 48;
 inline constexpr int stages = 3;
+inline constexpr int rows_each = tile_keys / 4;              // of a warp that gathers
 inline constexpr int kept_panels = 2;                        // of q, in registers
 inline constexpr int of_a_gatherer = 40, of_a_scorer = 232;  // registers
 inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
@@ -44,17 +45,22 @@ struct alignas(1024) Tile {
 };
 // By who scored a tile.
 struct Told {
-    std::uint32_t rises[4];  // whether rows of warp w have a new reference
+    // Whether rows of warp w have a new reference: said when it is so, taken back by who has heard it. (The scorers'
+    // loads and stores stand behind the copies, so none is without need.)
+    std::uint32_t rises[4];
     float factor[heads];     // then: by what older sums are multiplied,
     float reference[heads];  // and the reference
     float largest[heads];    // of an item's last tile but one: the maximum of its scorer's tiles,
     float end[heads];        // and their sum; of the last one: what the sums of p v are multiplied by
 };
+struct alignas(8) Valid {
+    std::uint16_t of[4];  // bit i of number w: key 12 w + i counts
+};
 struct Shared {
     Tile tile[stages];
     Panel q[panels - kept_panels];
     Told told[2];
-    std::uint32_t valid[stages][4];  // bit i of word w: key 12 w + i counts
+    Valid valid[stages];
     Mbarrier q_full;
     Mbarrier full[stages][pieces];   // rows are there
     Mbarrier scored[stages];         // p is there
@@ -66,6 +72,7 @@ __device__ inline int place_of(unsigned n) { return static_cast<int>(n % stages)
 __device__ inline int parity_of(unsigned n) { return static_cast<int>(n / stages % 2); }
 
 __device__ inline void prepare(Shared& memory) {
+    if (threadIdx.x < 8) memory.told[threadIdx.x / 4].rises[threadIdx.x % 4] = 0;
     if (threadIdx.x == 0) {
         mbarrier_init(memory.q_full, 1);
         for (int i = 0; i < stages; ++i) {
@@ -80,51 +87,56 @@ __device__ inline void prepare(Shared& memory) {
     __syncthreads();
 }
 
-// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. indices: begin(item, n), when tile n is the item's
-// first; ask(slot), a tile ahead; answer(asked, slot), -1 where the slot does not count.
+// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. Tiles of all items are one stream: where a tile's
+// rows lie is asked for before the rows of the tile before it are, and known before their places are free. indices:
+// ask(item, tile); answer(asked, tile, n), of tile n: lane i has row 12 w + i, -1 where the slot does not count.
 template <class Indices>
 __device__ void gather(Shared& memory, const Work& work, Indices indices) {
-    constexpr int rows_each = tile_keys / 4, rows_at_once = 4;
-    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work);
-    const int mine = warp * rows_each + min(lane, rows_each - 1);
+    constexpr int rows_at_once = 4, times = rows_each / rows_at_once;
+    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work), blocks = static_cast<int>(gridDim.x);
     const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
     const int other_half =
         (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
-    unsigned n = 0;
-    for (int item = static_cast<int>(blockIdx.x); item < work.items; item += static_cast<int>(gridDim.x)) {
-        indices.begin(item, n);
-        auto asked = indices.ask(mine);
-        for (int tile = 0; tile < tiles; ++tile, ++n) {
-            const int at = place_of(n), free = parity_of(n) ^ 1;
-            const std::int32_t index = indices.answer(asked, tile * tile_keys + mine);
-            const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
-            const auto bring = [&](int piece, int first, auto count) {
-                mbarrier_wait_in_block(memory.empty[at][piece], free);
+    const bf16* columns = work.kv + lane % 8 * 8;
+    int item = static_cast<int>(blockIdx.x), tile = 0;
+    auto asked = indices.ask(item, tile);
+    for (unsigned n = 0; item < work.items; ++n) {
+        const int at = place_of(n), free = parity_of(n) ^ 1;
+        const std::int32_t index = indices.answer(asked, tile, n);
+        const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
+        const bf16* from[times];
+        int bytes[times];
 #pragma unroll
-                for (int i = 0; i < rows_each / rows_at_once; ++i) {
-                    const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
-                    const bf16* from = work.kv + (position < 0 ? 0 : std::int64_t{position} * d) +
-                                       first * panel_columns + lane % 8 * 8;
-                    unsigned char* to = memory.tile[at].at + first * apart + first_place +
-                                        rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
+        for (int i = 0; i < times; ++i) {
+            const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
+            bytes[i] = position < 0 ? 0 : 16;
+            from[i] = columns + std::int64_t{max(position, 0)} * d;
+        }
+        if (++tile == tiles) {
+            tile = 0;
+            item += blocks;
+        }
+        if (item < work.items) asked = indices.ask(item, tile);
+        const auto bring = [&](int piece, auto count) {
+            unsigned char* to = memory.tile[at].at + piece * of_a_half + first_place;
+            mbarrier_wait_in_block(memory.empty[at][piece], free);
 #pragma unroll
-                    for (int panel = 0; panel < decltype(count)::value; ++panel)
-                        cp_async<16>(to + panel * apart, from + panel * panel_columns, position < 0 ? 0 : 16);
-                }
-                cp_async_arrive(memory.full[at][piece]);
-            };
-            // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
-            const int early = static_cast<int>(n + 1) % 2;
-            for (int i = 0; i < 2; ++i) {
-                const int half = early ^ i;
-                bring(half, half * panels_of_half, std::integral_constant<int, panels_of_half>{});
+            for (int i = 0; i < times; ++i) {
+                const bf16* row = from[i] + piece * panels_of_half * panel_columns;
+                unsigned char* place = to + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
+#pragma unroll
+                for (int panel = 0; panel < decltype(count)::value; ++panel)
+                    cp_async<16>(place + panel * apart, row + panel * panel_columns, bytes[i]);
             }
-            bring(rotated, value_panels, std::integral_constant<int, 1>{});
-            if (lane == 0) {
-                memory.valid[at][warp] = valid & ((1U << rows_each) - 1);
-                mbarrier_arrive(memory.full[at][rotated]);
-            }
-            asked = indices.ask((tile + 1) * tile_keys + mine);
+            cp_async_arrive(memory.full[at][piece]);
+        };
+        // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
+        const int early = static_cast<int>(n + 1) % 2;
+        for (int i = 0; i < 2; ++i) bring(early ^ i, std::integral_constant<int, panels_of_half>{});
+        bring(rotated, std::integral_constant<int, 1>{});
+        if (lane == 0) {
+            memory.valid[at].of[warp] = static_cast<std::uint16_t>(valid & ((1U << rows_each) - 1));
+            mbarrier_arrive(memory.full[at][rotated]);
         }
     }
 }
@@ -259,12 +271,14 @@ __device__ inline void begin_other(Shared& memory, unsigned n, bool first, int h
     mbarrier_wait_in_block(memory.scored[at], parity_of(n));
     // p was written as threads write. Here and not where p is told: there the fence would wait for p v under way.
     fence_proxy_async_shared();
-    const Told& told = memory.told[1 - half];
+    Told& told = memory.told[1 - half];
     if (told.rises[warp_id() % 4] != 0) {
         const float factor[2] = {told.factor[row], told.factor[row + 8]};
 #pragma unroll
         for (int i = 0; i < 2; ++i) softmax.follow(i, factor[i], told.reference[row + 8 * i], to_log2);
         if (!first) multiply(out, factor);
+        __syncwarp();
+        if (lane_id() == 0) told.rises[warp_id() % 4] = 0;
     }
     hold(out);
     wgmma_fence();
@@ -339,14 +353,15 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             score_half<half>(s, memory, q, at, true);
             score<1, apart>(s, q[1], k + kept_second * apart, true);
             wgmma_commit();
-            const std::uint32_t(&counts)[4] = memory.valid[at];
-            const std::uint32_t valid[2] = {counts[0] | counts[1] << 12 | counts[2] << 24,
-                                            counts[2] >> 8 | counts[3] << 4 | 0xffff0000U};
+            const Valid counts = memory.valid[at];
             if constexpr (any_before) begin_other(memory, n - 1, tile == 1, half, to_log2, softmax, out);
             wgmma_wait<any_before ? 1 : 0>();
             hold(s);
             barrier_sync(scorers_barrier + half, warpgroup);  // all its products have read the rotated columns, and q
             if (last && next_item < work.items && first_thread) load_rest_of_q(memory, work, q_map, next_item);
+            const std::uint32_t valid[2] = {
+                counts.of[0] | std::uint32_t{counts.of[1]} << 12 | std::uint32_t{counts.of[2]} << 24,
+                std::uint32_t{counts.of[2]} >> 8 | std::uint32_t{counts.of[3]} << 4 | 0xffff0000U};
             const bool rises = softmax.step(s, valid, to_log2);
 #pragma unroll
             for (int step = 0; step < tile_keys / 16; ++step) {
@@ -356,13 +371,16 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
                 else
                     store_fragment<Swizzle::bytes_32>(p[step], step - 2, memory.tile[at].p() + second_p);
             }
-            if (lane_id() == 0) telling.rises[warp] = rises ? 1 : 0;
-            if (rises && lane_id() % 4 == 0)
+            if (rises) {
+                if (lane_id() == 0) telling.rises[warp] = 1;
+                __syncwarp();
+                if (lane_id() % 4 == 0)
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    telling.factor[row + 8 * i] = softmax.factor[i];
-                    telling.reference[row + 8 * i] = softmax.reference[i];
-                }
+                    for (int i = 0; i < 2; ++i) {
+                        telling.factor[row + 8 * i] = softmax.factor[i];
+                        telling.reference[row + 8 * i] = softmax.reference[i];
+                    }
+            }
             if (tile + 2 >= tiles) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {

@@ -15,10 +15,13 @@ using namespace latent_tile;
 struct KeptIndices {
     const Work& work;
     const std::int32_t* row;  // [k]
-    __device__ void begin(int item, unsigned) { row = work.kept + std::int64_t{work.query(item)} * work.k; }
     using Asked = std::int32_t;
-    __device__ Asked ask(int slot) const { return slot < work.k ? row[slot] : -1; }
-    __device__ std::int32_t answer(Asked index, int) const { return index; }
+    __device__ Asked ask(int item, int tile) {
+        if (tile == 0) row = work.kept + std::int64_t{work.query(item)} * work.k;
+        const int slot = tile * in_turn::tile_keys + warp_id() * in_turn::rows_each + lane_id();
+        return lane_id() < in_turn::rows_each && slot < work.k ? row[slot] : -1;
+    }
+    __device__ std::int32_t answer(Asked index, int, unsigned) const { return index; }
 };
 
 __global__ void __launch_bounds__(in_turn::threads, 1)

@@ -1,6 +1,7 @@
 // Which slots of an item's row count? Those in range whose index stands in no slot before. Where the row ascends
-// (what is out of range at its end), a slot need only look at the one before. Otherwise the indices are put into a
-// table, in the place of the item's first tile.
+// (what is out of range at its end), a slot need only look at the one before. From the first tile on in which it
+// falls, a table decides, made in that tile's place of the whole row. What was brought before is right: the row
+// ascended.
 //
 // In rounds: each index hashes to an entry, which is left to the lowest slot of those that come there. Who finds
 // itself there is the first of its index; who finds the same index stands twice; who finds another one comes to
@@ -16,53 +17,81 @@ class Selection {
     static constexpr int most = 4096;  // slots
     struct InShared {
         std::uint32_t counts[most / 32];  // bit i of word w: slot 32 w + i counts
-        std::uint32_t falls[2][4];        // whether warp w saw the row fall, in every other item
         std::int32_t rounds;
     };
+    // All of a tile's slots, so that each warp sees by itself whether the row falls there: first the warp's own.
     struct Asked {
-        std::int32_t index, before;
+        std::int32_t index[2], before[2];
     };
 
     __device__ Selection(Shared& tiles, InShared& own, const Work& work, const std::int32_t* indices, std::int64_t S)
-        : tiles_(tiles), own_(own), work_(work), indices_(indices), S_(static_cast<std::uint32_t>(S)) {}
+        : tiles_(tiles), own_(own), work_(work), indices_(indices), S_(static_cast<std::uint32_t>(S)) {
+        const int mine = warp_id() * rows_each + lane_id();
+        slots_[0] = mine % tile_keys;
+        slots_[1] = (mine + (lane_id() < tile_keys - 32 ? 32 : 0)) % tile_keys;
+    }
 
-    __device__ void begin(int item, unsigned n) {
-        row_ = indices_ + std::int64_t{work_.query(item)} * work_.k;
-        bool falls = false;
-#pragma unroll 8
-        for (int slot = static_cast<int>(threadIdx.x); slot < work_.k; slot += warpgroup) {
-            const Asked asked = ask(slot);
-            falls = falls ||
-                    (slot > 0 && counts_alone(asked.index) && unsigned_of(asked.before) > unsigned_of(asked.index));
+    __device__ Asked ask(int item, int tile) {
+        if (tile == 0) begin(item);
+        Asked asked;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int slot = tile * tile_keys + slots_[i];
+            asked.index[i] = slot < work_.k ? row_[slot] : -1;
+            asked.before[i] = slot < work_.k && slot > 0 ? row_[slot - 1] : -1;
         }
-        falls = __any_sync(all_lanes, falls) != 0;
-        round_ ^= 1;
-        std::uint32_t(&told)[4] = own_.falls[round_];
-        if (lane_id() == 0) told[warp_id()] = falls ? 1 : 0;
-        barrier_sync(gatherers_barrier, warpgroup);
-        ascends_ = (told[0] | told[1] | told[2] | told[3]) == 0;
-        if (ascends_) return;
-        for (Mbarrier& piece : tiles_.empty[place_of(n)]) mbarrier_wait_in_block(piece, parity_of(n) ^ 1);
-        find_first_of_each(reinterpret_cast<std::int32_t*>(tiles_.tile[place_of(n)].at));
+        return asked;
     }
-    __device__ Asked ask(int slot) const {
-        if (slot >= work_.k) return {-1, 0};
-        return {row_[slot], slot == 0 ? -1 : row_[slot - 1]};
-    }
-    __device__ std::int32_t answer(const Asked& asked, int slot) const {
-        const bool counts = ascends_ || slot >= work_.k ? counts_alone(asked.index) && asked.index != asked.before
+    __device__ std::int32_t answer(const Asked& asked, int tile, unsigned n) {
+        if (tile == 0) ascends_ = true;
+        if (ascends_) {
+            const bool falls = falls_at(asked, 0, tile) || falls_at(asked, 1, tile);
+            if (__any_sync(all_lanes, falls) != 0) {
+                ascends_ = false;
+                for (Mbarrier& piece : tiles_.empty[place_of(n)]) mbarrier_wait_in_block(piece, parity_of(n) ^ 1);
+                find_first_of_each(reinterpret_cast<std::int32_t*>(tiles_.tile[place_of(n)].at));
+            }
+        }
+        const std::int32_t index = asked.index[0];
+        const int slot = tile * tile_keys + slots_[0];
+        const bool counts = ascends_ || slot >= work_.k ? counts_alone(index) && index != asked.before[0]
                                                         : (own_.counts[slot / 32] >> slot % 32 & 1) != 0;
-        return counts ? asked.index : -1;
+        return counts ? index : -1;
     }
 
    private:
-    static constexpr int bits = 12, entries = 1 << bits;
+#if defined(DSA_SIMULATOR)
+    static constexpr int bits = 5;  // small cases shall need several rounds
+#else
+    static constexpr int bits = 12;
+#endif
+    static constexpr int entries = 1 << bits;
     static constexpr std::int32_t empty = 0x7fffffff;
     static_assert((entries + most) * sizeof(std::int32_t) <= sizeof(Tile), "table and list lie in a tile's place");
     static_assert(most <= 32 * warpgroup, "a thread has a bit for each of its slots");
 
     __device__ static std::uint32_t unsigned_of(std::int32_t index) { return static_cast<std::uint32_t>(index); }
     __device__ bool counts_alone(std::int32_t index) const { return unsigned_of(index) < S_; }
+    __device__ bool falls_at(const Asked& asked, int i, int tile) const {
+        return (tile > 0 || slots_[i] > 0) && counts_alone(asked.index[i]) &&
+               unsigned_of(asked.before[i]) > unsigned_of(asked.index[i]);
+    }
+    // L2 is asked for the next item's row.
+    __device__ void begin(int item) {
+        row_ = row_of(item);
+        const int next = item + static_cast<int>(gridDim.x);
+        if (threadIdx.x == 0 && next < work_.items)
+            prefetch_inner(row_of(next), work_.k * static_cast<int>(sizeof(std::int32_t)));
+    }
+    __device__ const std::int32_t* row_of(int item) const {
+        return indices_ + std::int64_t{work_.query(item)} * work_.k;
+    }
+    // A prefetch begins and ends at multiples of 16 bytes; a row need not.
+    __device__ static void prefetch_inner(const std::int32_t* from, int bytes) {
+        const int skipped = static_cast<int>(-reinterpret_cast<std::uintptr_t>(from) % 16);
+        const int inner = (bytes - skipped) / 16 * 16;
+        if (inner > 0) bulk_prefetch(reinterpret_cast<const unsigned char*>(from) + skipped, inner);
+    }
 
     // place: [entries + most]
     __device__ void find_first_of_each(std::int32_t* place) {
@@ -114,7 +143,7 @@ class Selection {
     const std::int32_t* indices_;  // [T, k]
     std::uint32_t S_;
     const std::int32_t* row_ = nullptr;  // [k]
-    int round_ = 0;
+    int slots_[2];                       // of a tile
     bool ascends_ = true;
 };
 

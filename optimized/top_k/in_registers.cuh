@@ -3,6 +3,7 @@
 // say in which bins to look.
 #pragma once
 
+#include "optimized/hopper/bulk.h"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/warp.h"
 #include "optimized/top_k/row.cuh"
@@ -49,6 +50,7 @@ struct Together {
 
 inline constexpr int digits = 3;
 inline constexpr int bins = 2048;
+inline constexpr int elsewhere = bins;
 inline constexpr int bins_of_a_sum = warp_size;
 inline constexpr int sums_of_bins = bins / bins_of_a_sum;
 // The bits below each digit.
@@ -56,7 +58,7 @@ __device__ constexpr int shift_of(int digit) { return digit == 0 ? 21 : digit ==
 
 template <int most_blocks>
 struct alignas(16) Histogram {
-    std::uint32_t bins[dsa::bins];
+    std::uint32_t bins[dsa::bins + 4];              // one more for keys that lie elsewhere: counting needs no branch
     std::uint32_t sums[most_blocks][sums_of_bins];  // of every block
 };
 
@@ -157,45 +159,55 @@ struct OfBlocks {
     std::uint32_t all, before;
 };
 
-// One warp looks for the wanted-th best among 32 counts, the best ones in lane 0. True: `place` now tells of the
-// count in which it lies, and `lane` whose that is. False: all of them are above it.
+// One warp looks for the wanted-th best among 32 counts, the best ones in lane 0. It is in one of them: `place` now
+// tells of that, and whose it is is returned.
 template <class Group>
-__device__ bool lies_in(const Group&, const OfBlocks& mine, Place& place, int& lane) {
+__device__ int find(const Group&, const OfBlocks& mine, Place& place) {
     const std::uint32_t above = sum_of_lanes_before(mine.all);
     const std::uint32_t votes = __ballot_sync(all_lanes, above < place.wanted && place.wanted <= above + mine.all);
-    lane = votes == 0 ? warp_size : __ffs(votes) - 1;
-    if constexpr (Group::most > 1) place.above_before += redux_add(lane_id() < lane ? mine.before : 0U);
-    if (votes == 0) {
-        place.wanted -= __shfl_sync(all_lanes, above + mine.all, warp_size - 1);
-        return false;
-    }
+    const int lane = __ffs(static_cast<int>(votes)) - 1;
     place.wanted -= __shfl_sync(all_lanes, above, lane);
     place.inside = __shfl_sync(all_lanes, mine.all, lane);
-    if constexpr (Group::most > 1) place.inside_before = __shfl_sync(all_lanes, mine.before, lane);
-    return true;
+    if constexpr (Group::most > 1) {
+        place.above_before += redux_add(lane_id() < lane ? mine.before : 0U);
+        place.inside_before = __shfl_sync(all_lanes, mine.before, lane);
+    }
+    return lane;
+}
+
+// The counts of(r) of all blocks r.
+template <class Group, class Of>
+__device__ OfBlocks of_blocks(const Group& group, Of of) {
+    OfBlocks sum{0, 0};
+    std::uint32_t values[Group::most];
+#pragma unroll
+    for (int r = 0; r < Group::most; ++r) values[r] = of(min(r, group.size() - 1));
+#pragma unroll
+    for (int r = 0; r < Group::most; ++r) {
+        if (r < group.size()) sum.all += values[r];
+        if (r < group.rank()) sum.before += values[r];
+    }
+    return sum;
 }
 
 // One warp narrows the place by a digit that all blocks have counted, with `shift` bits below it.
 template <class Group>
 __device__ Place narrowed(const Group& group, Histogram<Group::most>& histogram, Place place, int shift) {
-    const auto of_blocks = [&](auto of) {
-        OfBlocks sum{0, 0};
-        std::uint32_t values[Group::most];
-#pragma unroll
-        for (int r = 0; r < Group::most; ++r) values[r] = of(min(r, group.size() - 1));
-#pragma unroll
-        for (int r = 0; r < Group::most; ++r) {
-            if (r < group.size()) sum.all += values[r];
-            if (r < group.rank()) sum.before += values[r];
-        }
-        return sum;
-    };
-    int lane, sum = sums_of_bins - 1;
-    const auto sum_of = [&](int r) { return histogram.sums[r][sum - lane_id()]; };
-    while (!lies_in(group, of_blocks(sum_of), place, lane)) sum -= warp_size;
-    int bin = (sum - lane) * bins_of_a_sum + bins_of_a_sum - 1;
-    lies_in(group, of_blocks([&](int r) { return group.of(histogram.bins[bin - lane_id()], r); }), place, lane);
-    bin -= lane;
+    // A lane has two sums, the better one's `upper`.
+    static_assert(sums_of_bins == 2 * warp_size);
+    const auto sum_of = [&](int i) { return of_blocks(group, [&](int r) { return histogram.sums[r][i]; }); };
+    const OfBlocks upper = sum_of(sums_of_bins - 1 - 2 * lane_id()), lower = sum_of(sums_of_bins - 2 - 2 * lane_id());
+    const int pair = find(group, {upper.all + lower.all, upper.before + lower.before}, place);
+    int sum = sums_of_bins - 1 - 2 * pair;
+    const std::uint32_t of_upper = __shfl_sync(all_lanes, upper.all, pair);
+    if (place.wanted > of_upper) {
+        place.wanted -= of_upper;
+        if constexpr (Group::most > 1) place.above_before += __shfl_sync(all_lanes, upper.before, pair);
+        --sum;
+    }
+    const int best = sum * bins_of_a_sum + bins_of_a_sum - 1;
+    const auto of_bin = [&](int r) { return group.of(histogram.bins[best - lane_id()], r); };
+    const int bin = best - find(group, of_blocks(group, of_bin), place);
     place.low += static_cast<std::uint32_t>(bin) << shift;
     place.high = place.low + ((1U << shift) - 1);
     return place;
@@ -204,10 +216,15 @@ __device__ Place narrowed(const Group& group, Histogram<Group::most>& histogram,
 // Sums of the neighbours in a histogram that the block has counted, to all blocks.
 template <class Group>
 __device__ void sum_bins(const Group& group, Histogram<Group::most>& histogram) {
-    for (int i = warp_id(); i < sums_of_bins; i += holding_warps) {
-        const std::uint32_t sum = redux_add(histogram.bins[i * bins_of_a_sum + lane_id()]);
-        if (lane_id() < group.size()) group.of(histogram.sums[group.rank()][i], lane_id()) = sum;
-    }
+    constexpr int own = sums_of_bins / holding_warps;
+    std::uint32_t sums[own];
+#pragma unroll
+    for (int i = 0; i < own; ++i) sums[i] = histogram.bins[(warp_id() * own + i) * bins_of_a_sum + lane_id()];
+#pragma unroll
+    for (int i = 0; i < own; ++i) sums[i] = redux_add(sums[i]);
+    if (lane_id() >= group.size()) return;
+#pragma unroll
+    for (int i = 0; i < own; ++i) group.of(histogram.sums[group.rank()][warp_id() * own + i], lane_id()) = sums[i];
 }
 
 // Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
@@ -218,11 +235,12 @@ __device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each 
     for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
         constexpr int digit_bits = 11;
         const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
-        for (int i = static_cast<int>(threadIdx.x); i < bins; i += holding_threads) memory.histogram.bins[i] = 0;
+        for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads)
+            memory.histogram.bins[i] = 0;
         __syncthreads();
         each([&](std::uint32_t key) {
             const std::uint32_t from_low = key - place.low;
-            if (from_low <= place.high - place.low) atomicAdd(&memory.histogram.bins[from_low >> shift], 1U);
+            atomicAdd(&memory.histogram.bins[from_low <= place.high - place.low ? from_low >> shift : elsewhere], 1U);
         });
         __syncthreads();
         sum_bins(Alone{}, memory.histogram);
@@ -264,8 +282,11 @@ __device__ void in_order(std::uint32_t chosen, std::uint32_t (&before_warp)[hold
     for (int j = 0; j < pieces; ++j) {
         std::uint32_t own = slot + (before[j / 4] >> j % 4 * 8 & 0xffU);
 #pragma unroll
-        for (int i = j * scores_of_a_load; i < (j + 1) * scores_of_a_load; ++i)
-            if ((chosen >> i & 1) != 0) see(i, own++);
+        for (int i = j * scores_of_a_load; i < (j + 1) * scores_of_a_load; ++i) {
+            const bool is_chosen = (chosen >> i & 1) != 0;
+            if (is_chosen) see(i, own);
+            own += is_chosen ? 1 : 0;
+        }
         slot += all[j / 4] >> j % 4 * 8 & 0xffU;
     }
 }
@@ -280,39 +301,53 @@ __device__ void tell_first_nan(std::int32_t& first_nan, const RowOfScores& row, 
     }
 }
 
-// The keys that a digit of the place's covers.
+// The keys that a digit of the place's covers. The place begins above 0, the key of those that are not there.
 template <int most_blocks, int pieces>
 __device__ void count_digit(Histogram<most_blocks>& histogram, const Held<pieces>& held, const Place& place,
                             int digit) {
+    const std::uint32_t range = place.high - place.low;
+    const int shift = shift_of(digit);
 #pragma unroll
     for (int i = 0; i < held.count; ++i) {
         const std::uint32_t from_low = held.keys[i] - place.low;
-        if (held.keys[i] != 0 && from_low <= place.high - place.low)
-            atomicAdd(&histogram.bins[from_low >> shift_of(digit)], 1U);
+        atomicAdd(&histogram.bins[from_low <= range ? from_low >> shift : elsewhere], 1U);
     }
 }
 
 // A bit for each of the thread's keys that are chosen. Where only some of the equal ones are, those are the first.
 template <int most_blocks, int pieces>
 __device__ std::uint32_t chosen_of(HoldingShared<most_blocks>& memory, const Held<pieces>& held, const Place& place) {
-    std::uint32_t above = 0, inside = 0;
+    std::uint32_t above = 0, reached = 0;
 #pragma unroll
-    for (int i = 0; i < held.count; ++i) {
+    for (int i = 0; i < held.count; ++i)
+        if (held.keys[i] >= place.low) reached |= 1U << i;
+    if (place.inside == place.wanted) return reached;
+#pragma unroll
+    for (int i = 0; i < held.count; ++i)
         if (held.keys[i] > place.high) above |= 1U << i;
-        if (held.keys[i] >= place.low && held.keys[i] <= place.high) inside |= 1U << i;
-    }
-    if (place.inside == place.wanted) return above | inside;
     std::uint32_t first_ones = 0;
-    in_order<pieces>(inside, memory.before_warp[0], [&](int i, std::uint32_t before) {
+    in_order<pieces>(reached & ~above, memory.before_warp[0], [&](int i, std::uint32_t before) {
         if (place.inside_before + before < place.wanted) first_ones |= 1U << i;
     });
     return above | first_ones;
+}
+
+// A few rows wait for memory twice, for where they begin and end and then for the scores. A block asks for its part
+// of the row ahead, as if all of that were candidates.
+__device__ inline void prefetch_row(const TopK& call, std::int64_t t, std::int64_t first, std::int64_t most) {
+    constexpr unsigned few = 264;  // blocks, two an H100's multiprocessor
+    const std::int64_t bytes = min(most, call.S - first) * std::int64_t{sizeof(float)};
+    const float* from = call.logits + t * call.S + first;
+    if (threadIdx.x == 0 && gridDim.x <= few && bytes > 0 &&
+        (reinterpret_cast<std::uintptr_t>(from) | static_cast<std::uintptr_t>(bytes)) % sizeof(FourScores) == 0)
+        bulk_prefetch(from, static_cast<int>(bytes));
 }
 
 // The row's answer. All threads of all its blocks come.
 template <int pieces, class Group>
 __device__ void select_held(const TopK& call, std::int64_t t, const Group& group) {
     auto& memory = shared<HoldingShared<Group::most>>();
+    prefetch_row(call, t, group.rank() * scores_held(pieces), scores_held(pieces));
     group.say();
     const RowOfScores row = row_of(call, t);
     std::int32_t* indices = call.indices + t * call.k;  // [k]
@@ -321,10 +356,11 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
     const Held<pieces> held = hold<pieces>(row, group.rank(), has_nan);
     for (int i = static_cast<int>(threadIdx.x); i < digits * bins; i += holding_threads)
         memory.histograms[i / bins].bins[i % bins] = 0;
+    if (threadIdx.x < digits) memory.histograms[threadIdx.x].bins[elsewhere] = 0;
     if (threadIdx.x == 0) memory.first_nan = no_position;
     __syncthreads();
     if (has_nan && !call.nan_as_minus_infinity) tell_first_nan(memory.first_nan, row, held);
-    Place place{.low = 0,
+    Place place{.low = 1,
                 .high = ~0U,
                 .wanted = static_cast<std::uint32_t>(call.k),
                 .inside = 0,
@@ -357,10 +393,10 @@ __device__ void select_held(const TopK& call, std::int64_t t, const Group& group
         if (group.rank() == 0) tell_nan(indices, call.k, first_nan);
     } else if (chooses) {
         const std::uint32_t chosen = chosen_of(memory, held, place);
+        const std::int32_t first = static_cast<std::int32_t>(row.begin) + held.first;
         std::int32_t* mine = indices + place.above_before + min(place.inside_before, place.wanted);
-        in_order<pieces>(chosen, memory.before_warp[1], [&](int i, std::uint32_t before) {
-            mine[before] = static_cast<std::int32_t>(row.begin) + held.first + held.offset(i);
-        });
+        in_order<pieces>(chosen, memory.before_warp[1],
+                         [&](int i, std::uint32_t before) { mine[before] = first + held.offset(i); });
     } else {
 #pragma unroll
         for (int i = 0; i < held.count; ++i) {

@@ -9,7 +9,8 @@ namespace {
 constexpr int most_blocks = Together::most;
 
 template <int pieces>
-__global__ void __launch_bounds__(holding_threads, 2) top_k_shared_row(__grid_constant__ const TopK call) {
+__global__ void __launch_bounds__(holding_threads, pieces < most_pieces ? 3 : 2)
+    top_k_shared_row(__grid_constant__ const TopK call) {
     select_held<pieces>(call, blockIdx.x / cluster_size(), Together{});
 }
 
@@ -35,6 +36,10 @@ std::string top_k_level_4_declines(const TopK& call) {
 void top_k_level_4(const TopK& call) {
     int blocks = 2;
     while (!fits_held(call.S, blocks * scores_held(most_pieces))) blocks *= 2;
+    // A few rows take twice as many with half the scores, as long as each block has a multiprocessor of its own.
+    constexpr std::int64_t at_once = 132;
+    if (call.T * blocks * 2 <= at_once && blocks < most_blocks && !fits_held(call.S, blocks * scores_held(4)))
+        blocks *= 2;
     if (fits_held(call.S, blocks * scores_held(4)))
         start<4>(call, blocks);
     else

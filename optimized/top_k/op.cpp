@@ -33,9 +33,10 @@ TopK read(const dsa_top_k_args& args) {
 
 // Where nobody chooses: the level that was the fastest for such sizes (notes.md), if it takes the call.
 int fastest_level(const TopK& call) {
-    constexpr std::int64_t few_rows = 16;
+    constexpr std::int64_t few_rows = 16, some_rows = 32, short_row = 32768;
     if (top_k_level_3_declines(call).empty()) return 3;
-    if (call.T <= few_rows && top_k_level_4_declines(call).empty()) return 4;
+    const bool are_few = call.T <= few_rows || (call.T <= some_rows && call.S <= short_row);
+    if (are_few && top_k_level_4_declines(call).empty()) return 4;
     return 0;
 }
 

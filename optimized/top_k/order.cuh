@@ -11,10 +11,9 @@ __device__ inline bool is_nan(float score) { return !(score == score); }
 __device__ inline std::uint32_t key_of(float score) {
     constexpr std::uint32_t sign = 0x80000000U;
     constexpr std::uint32_t key_of_minus_infinity = 0x007fffffU;
-    if (is_nan(score)) return key_of_minus_infinity;
-    if (score == 0.0F) return sign;
-    const std::uint32_t bits = __float_as_uint(score);
-    return (bits & sign) != 0 ? ~bits : bits | sign;
+    const std::uint32_t bits = __float_as_uint(score + 0.0F);  // makes 0.0 of -0.0
+    const std::uint32_t key = bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | sign);
+    return is_nan(score) ? key_of_minus_infinity : key;
 }
 
 // key_of's inverse; of a key that no score has, a NaN or -0.0.

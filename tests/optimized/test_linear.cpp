@@ -150,6 +150,7 @@ TEST_CASE("bf16 weights, one matrix, sizes that are no multiples of a tile") {
         check<bf16, bf16>(level, {70, 40, 72, 1, false, false});
     }
     check<bf16, bf16>(1, {3, 33, 35, 1, false, false});
+    check<bf16, bf16>(3, {70, 520, 72, 1, false, false});  // its ring goes round
 }
 
 TEST_CASE("a matrix a head, as it lies and transposed: W_uv and W_uk") {

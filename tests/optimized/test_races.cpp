@@ -176,6 +176,26 @@ void bulk_stores(int* y) {
     }
 }
 
+// One thread begins a copy or a store, and ends; others of the block go on for a while or not.
+template <bool waits>
+void stores_and_ends(int* y) {
+    Shared& memory = shared<Shared>();
+    memory.tile[threadIdx.x] = static_cast<int>(threadIdx.x);
+    fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    bulk_store(y, memory.tile, sizeof memory.tile);
+    bulk_commit();
+    if (waits) bulk_wait_read<0>();
+}
+template <bool waits>
+void copies_and_ends(const int* x) {
+    Shared& memory = shared<Shared>();
+    cp_async<16>(memory.tile + 4 * threadIdx.x % 64, x);
+    cp_async_commit();
+    if (waits) cp_async_wait<0>();
+}
+
 // Block 0 reads what is in block 1.
 template <bool meet_at_the_end>
 void reads_of_neighbour(int* y) {
@@ -305,6 +325,22 @@ TEST_CASE("the asynchronous proxy sees ordinary writes behind a fence, and reads
     CHECK(holds(refusal_of(bulk_stores<false, true>, one_block(64), y), "no fence.proxy.async lies between"));
     CHECK(holds(refusal_of(bulk_stores<true, false>, one_block(64), y),
                 "write after read, and nobody has waited for it in between"));
+}
+
+TEST_CASE("a block must not end while what it has begun may still use its shared memory") {
+    // Whether it is under way at the end or, by this schedule, no longer.
+    with_seeds(20, [] {
+        alignas(16) static int y[64];
+        REQUIRE(refusal_of(stores_and_ends<true>, one_block(64), y).empty());
+        REQUIRE(refusal_of(copies_and_ends<true>, one_block(16), y).empty());
+        const std::string stored = refusal_of(stores_and_ends<false>, one_block(64), y);
+        const std::string copied = refusal_of(copies_and_ends<false>, one_block(16), y);
+        for (const std::string& told : {stored, copied})
+            REQUIRE((holds(told, "is still under way in shared memory when all threads") ||
+                     holds(told,
+                           "uses the shared memory of block (0, 0, 0), which may have returned by then: one of "
+                           "its threads must wait for it before it ends")));
+    });
 }
 
 TEST_CASE("a block must not end while another may still use its shared memory") {

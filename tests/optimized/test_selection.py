@@ -244,14 +244,22 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
 
 
 @pytest.mark.parametrize("H_I", (6, 20, 64))
-@pytest.mark.parametrize("scores", ("float32", "bf16"))
-def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, H_I):
-    """One to four queries a thread, packed sequences, a query without keys."""
+@pytest.mark.parametrize(("scores", "level"), (("float32", 3), ("bf16", 4)))
+def test_fused_selection_by_wgmma_is_that_of_its_logits(tmp_path, scores, level, H_I):
+    """One or two queries a thread, packed sequences, a query without keys."""
     tensors = scoring_tensors(37, 1500, H_I, np.random.default_rng(20))
     conventions = {"indexer_scores": scores} | HOPPER
     logits = answer(tmp_path, "indexer_logits", 4, tensors, {}, conventions, "logits")
-    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": 50}, conventions, "indices")
+    indices = answer(tmp_path, "indexer_top_k", level, tensors, {"topk": 50}, conventions, "indices")
     np.testing.assert_array_equal(indices, best(logits, tensors["start"][0], tensors["end"][0], 50))
+
+
+def test_rounded_scores_are_not_kept_while_scored(tmp_path):
+    """Level 3 has no kernel for scores that are rounded to bf16, and says so."""
+    tensors = scoring_tensors(5, 400, 2, np.random.default_rng(22))
+    _, run = ran(tmp_path, "indexer_top_k", 3, tensors, {"topk": 20}, {"indexer_scores": "bf16"} | HOPPER)
+    assert run.returncode != 0
+    assert "scores must be float32" in run.stderr
 
 
 @pytest.mark.parametrize(("T", "H_I"), ((37, 3), (37, 64), (3, 20)))

@@ -60,6 +60,14 @@ def test_level_10_has_8_to_64_columns(H, program, tmp_path):  # noqa: F811
     agree_with_level_2(program, "sparse_decode", folder, tmp_path, 10, float_share=2.0**-20)
 
 
+@pytest.mark.parametrize("H", [3, 8])
+def test_two_parts_are_added_by_their_cluster(H, program, tmp_path):  # noqa: F811
+    """On the simulator these two queries have two parts each at level 10; with 3 heads the second block has one row to add."""
+    tensors = question(H, 520, pages(4, True), s_q=2)
+    folder = write(tmp_path / "in", "sparse_decode", tensors, {"scale": 0.1, "R_kv": 512}, {})
+    agree_with_level_2(program, "sparse_decode", folder, tmp_path, 10, float_share=2.0**-20)
+
+
 def test_scales_of_any_size_stay_in_range_of_f16(program, tmp_path):  # noqa: F811
     """Level 10 multiplies in f16. Tokens differ by powers of two that f16 does not have, their quarters by 2^8, q's heads by 2^20;
     some have no scale at all."""
