@@ -12,15 +12,19 @@ if grep -qs '^ID=debian' /etc/os-release; then need_packages chromium; fi
 say "format"
 tools/format.sh
 say "reference: build and test"
-build_reference all
-# What the last stages need is compiled meanwhile, in the time that tests leave over.
+# What the last stages need is compiled meanwhile, in the time that all else leaves over.
 set -m  # a process group of its own, to be ended with this script; not a session, which would have a share of its own
 nice -n 19 bash -c 'tools/sanitize.sh build; tools/fuzz.sh build; tests/reference/reproducible.sh build' >"$TOUCHSTONE_BUILD/meanwhile.log" 2>&1 </dev/null &
-set +m
 meanwhile=$!
-trap 'kill -- "-$meanwhile" 2>/dev/null || true' EXIT
+# Packages are mostly waited for.
+(need_python test,notebooks; need_binding) >"$TOUCHSTONE_BUILD/python.log" 2>&1 </dev/null &
+packages=$!
+set +m
+trap 'kill -- "-$meanwhile" "-$packages" 2>/dev/null || true' EXIT
+build_reference all
 ctest --test-dir "$TOUCHSTONE_BUILD" --output-on-failure -j "$jobs"
 
+wait "$packages" || { cat "$TOUCHSTONE_BUILD/python.log"; exit 1; }
 need_python test,notebooks
 need_binding
 say "goldens: make the small set and verify it"
@@ -35,7 +39,7 @@ wait "$meanwhile" || true  # what it could not build is built again here, and sa
 trap - EXIT
 tools/sanitize.sh
 say "file readers under fuzzers"
-tools/fuzz.sh 30
+tools/fuzz.sh 15
 say "the same bytes from other compilers and CPUs"
 tests/reference/reproducible.sh
 
