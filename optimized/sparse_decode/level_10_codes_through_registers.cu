@@ -1,6 +1,7 @@
 // Level 10. Levels 4 to 8 make a tile of bf16 in shared memory, and two blocks send each other half of it. Here codes
 // go through registers into the tensor cores (code_tiles.cuh): tokens are the rows of k q^T, columns those of v^T
-// p^T, 8 to 64 heads the columns of both. No cluster; two blocks of a query read its tokens each.
+// p^T, 8 to 64 heads the columns of both. Nothing is sent from block to block; two that have the heads of a query
+// read its tokens each. Only where a query is cut in two parts, these are a cluster, which adds them.
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/adding.cuh"

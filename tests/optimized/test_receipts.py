@@ -53,6 +53,11 @@ def test_a_changed_source_is_told(tmp_path, monkeypatch):
     assert receipts.of_trained_model(changed).endswith("(sources changed since).")
 
 
+def test_a_comment_is_no_code():
+    """A better comment makes no measurement older; a string that looks like one is code."""
+    assert receipts.code_of('a;  // b\n\n/* c\n "d" */ f("// \\"e");\n') == 'a;\n f("// \\"e");'
+
+
 def test_full_size_cases_alone_want_an_earlier_receipt(tmp_path):
     """On a card that no receipt is of: PyTorch is one that only knows the card's name."""
     (tmp_path / "torch.py").write_text("import sys\nfrom unittest.mock import MagicMock\nfake = MagicMock()\n"
