@@ -2,7 +2,7 @@
 //
 // A formula says `c_q = trace.pass("c_q", c_q, DType::bfloat16)` where c_q exists anyway. Whoever listens (the
 // golden writer, the notebook, a test, the first-divergence search) gets name, dtype, numbers and, in the
-// bounds tiers, the error of each. With nobody listening, showing costs nothing; nothing is ever computed in
+// bounds tier, the errors of each. With nobody listening, showing costs nothing; nothing is ever computed in
 // order to be shown.
 //
 // What comes back is what the next stage works on: the tensor itself or, where a record is followed, the
@@ -24,12 +24,14 @@
 namespace dsa {
 
 struct Shown {
-    std::string name;                    // "layer_1.indexer_logits"
-    StoredTensor tensor;                 // float64 in the exact tiers; the contract's dtype in Deployed
-    std::optional<Array<double>> error;  // in the bounds tiers
+    std::string name;     // "layer_1.indexer_logits"
+    StoredTensor tensor;  // float64 in the exact tiers; the contract's dtype in Deployed
+    // In the bounds tier, how far off a deployed result may be: from the exact one, and from another deployed one.
+    std::optional<Array<double>> error = {};
+    std::optional<Array<double>> deployed_error = {};
     // A quantised tensor's numbers are in units of a scale, which the exact tiers do not have: the name of the
     // tensor to multiply by before comparing tiers, or "1/NAME" to divide by. Empty: none.
-    std::string scale;
+    std::string scale = {};
 };
 
 class Trace {
@@ -65,7 +67,7 @@ class Trace {
 
     // A choice: positions, experts.
     Array<std::int32_t> pass(const std::string& name, Array<std::int32_t> choice) const {
-        if (listener_) listener_({prefix_ + name, store(choice), std::nullopt, {}});
+        if (listener_) listener_({.name = prefix_ + name, .tensor = store(choice)});
         if (const StoredTensor* recorded = find(name, choice.shape()))
             for (Index i = 0; i < choice.size(); ++i) choice[i] = recorded->raw<std::int32_t>(i);
         return choice;
@@ -73,7 +75,7 @@ class Trace {
 
     // Bytes with one right answer.
     void show(const std::string& name, const Array<std::uint8_t>& bytes) const {
-        if (listener_) listener_({prefix_ + name, store(bytes), std::nullopt, {}});
+        if (listener_) listener_({.name = prefix_ + name, .tensor = store(bytes)});
     }
 
     // An output: nothing works on it any more.
@@ -107,7 +109,7 @@ template <class P>
 void Trace::show(const std::string& name, const Tensor<P>& tensor, DType deployed_dtype,
                  const std::string& scale) const {
     if (!listener_) return;
-    Shown shown{prefix_ + name, {}, std::nullopt, {}};
+    Shown shown{.name = prefix_ + name, .tensor = {}};
     if (scale.starts_with("1/"))
         shown.scale = "1/" + prefix_ + scale.substr(2);
     else if (!scale.empty())
@@ -120,7 +122,11 @@ void Trace::show(const std::string& name, const Tensor<P>& tensor, DType deploye
         shown.tensor = store(values, DType::float64);
         if constexpr (requires(typename P::Real x) { x.error; }) {
             shown.error.emplace(tensor.shape());
-            for (Index i = 0; i < tensor.size(); ++i) (*shown.error)[i] = tensor[i].error;
+            shown.deployed_error.emplace(tensor.shape());
+            for (Index i = 0; i < tensor.size(); ++i) {
+                (*shown.error)[i] = tensor[i].error.exact;
+                (*shown.deployed_error)[i] = tensor[i].error.deployed;
+            }
         }
     }
     listener_(shown);

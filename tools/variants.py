@@ -18,8 +18,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILT = REPOSITORY / "build"
 OPS = Path("reference/ops")
-BOUNDS = """            &Formula::template run<Bounds<Against::exact>>,
-            &Formula::template run<Bounds<Against::deployed>>,
+BOUNDS = """            &Formula::template run<Bounds>,
 """
 
 
@@ -62,7 +61,7 @@ class Copy:
         registry = self.home / OPS / "registry.h"
         text = registry.read_text()
         assert text.count(BOUNDS) == 1, f"{registry} must hold this once:\n{BOUNDS}"
-        registry.write_text(text.replace(BOUNDS, "            nullptr,\n            nullptr,\n"))
+        registry.write_text(text.replace(BOUNDS, "            nullptr,\n"))
         if complaint := self._compile(Path("tools/one_op.cpp"), REPOSITORY, "-O0", "one_op.o"):
             raise SystemExit(complaint)
 

@@ -106,7 +106,7 @@ Tensor<P> indexer_logits(const Tensor<P>& q, const Tensor<P>& k, const Tensor<P>
             const auto queries = q.slice(t);  // [H_I, D_I]
             const auto keys = k.matrix().middleRows(first, count).transpose();
             Matrix<Real> dots = matmul(queries, keys);  // [H_I, count]
-            if constexpr (is_bounded<Real>)
+            if constexpr (std::is_same_v<Real, Bounded>)
                 if (conventions.fp8_sums == Fp8Sums::hopper) lose_in_fp8_sums(dots, queries, keys);
             // Head by head over all positions: each score still adds its heads in order.
             Eigen::Array<Real, 1, Eigen::Dynamic> scores =

@@ -59,4 +59,11 @@ ModelOutput<P> transformer(const Array<std::int32_t>& tokens, ModelCache<P>& cac
     return out;
 }
 
+// Much to compile, and compiled once: by ops/layers.cpp.
+template <class P>
+using Transformer = ModelOutput<P>(const Array<std::int32_t>&, ModelCache<P>&, const ModelWeights&,
+                                   const ModelConfig&, const Conventions&, const Trace&);
+extern template Transformer<Exact> transformer<Exact>;
+extern template Transformer<Deployed> transformer<Deployed>;
+
 }  // namespace dsa

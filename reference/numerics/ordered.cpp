@@ -97,27 +97,29 @@ Matrix<R> multiply_weight(const Matrix<R>& a, const Weight& w, bool magnitudes) 
     return c;
 }
 
-// Value, error and magnitude of a product of bounded matrices, as three products of plain numbers.
-template <class R>
-Matrix<R> assemble(const Matrix<double>& value, const Matrix<double>& error, const Matrix<double>& magnitude,
-                   Index depth) {
-    Matrix<R> c(value.rows(), value.cols());
+// A product of bounded matrices from products of plain numbers: its values, what its operands' errors make of it by
+// either comparison, and the magnitudes that were added.
+Matrix<Bounded> assemble(const Matrix<double>& value, const Matrix<double>& exact_error,
+                         const Matrix<double>& deployed_error, const Matrix<double>& magnitude, Index depth) {
+    Matrix<Bounded> c(value.rows(), value.cols());
     for (Index i = 0; i < c.size(); ++i) {
-        // n products and n - 1 additions in any order: n u sum |a b| (Higham, section 3.1).
-        const double rounding = static_cast<double>(depth) * R::unit * (magnitude.data()[i] + error.data()[i]);
-        const double total = error.data()[i] + rounding;
-        c.data()[i] = {value.data()[i], std::isnan(total) ? std::numeric_limits<double>::infinity() : total};
+        const auto in_all = [&](double error, double unit) {
+            // n products and n - 1 additions in any order: n u sum |a b| (Higham, section 3.1).
+            const double rounding = static_cast<double>(depth) * unit * (magnitude.data()[i] + error);
+            const double total = error + rounding;
+            return std::isnan(total) ? std::numeric_limits<double>::infinity() : total;
+        };
+        const Errors error{exact_error.data()[i], deployed_error.data()[i]};
+        c.data()[i] = {value.data()[i], each(in_all, error, Bounded::unit)};
     }
     return c;
 }
 
-template <class M>
-Matrix<double> values(const M& m) {
-    return m.unaryExpr([](auto x) { return x.value; }).template cast<double>();
+Matrix<double> values(const Matrix<Bounded>& m) {
+    return m.unaryExpr([](Bounded x) { return x.value; }).cast<double>();
 }
-template <class M>
-Matrix<double> errors(const M& m) {
-    return m.unaryExpr([](auto x) { return x.error; }).template cast<double>();
+Matrix<double> errors(const Matrix<Bounded>& m, double Errors::*of) {
+    return m.unaryExpr([of](Bounded x) { return x.error.*of; }).cast<double>();
 }
 
 }  // namespace
@@ -125,16 +127,19 @@ Matrix<double> errors(const M& m) {
 template <class R>
 Matrix<R> product(const Matrix<R>& a, const Matrix<R>& b) {
     require(a.cols() == b.rows(), "matmul: the inner sizes differ, ", a.cols(), " and ", b.rows());
-    if constexpr (is_bounded<R>) {
+    if constexpr (std::is_same_v<R, Bounded>) {
         const Matrix<double> a_value = values(a);
-        const Matrix<double> a_error = errors(a);
         const Matrix<double> b_value = values(b);
-        const Matrix<double> b_error = errors(b);
         const Matrix<double> a_size = a_value.cwiseAbs();
         const Matrix<double> b_size = b_value.cwiseAbs();
-        Matrix<double> error = multiply_matrices<double>(a_error, b_size + b_error);
-        error += multiply_matrices(a_size, b_error);
-        return assemble<R>(multiply_matrices(a_value, b_value), error, multiply_matrices(a_size, b_size), a.cols());
+        const auto error = [&](double Errors::*of) {
+            const Matrix<double> b_error = errors(b, of);
+            Matrix<double> sum = multiply_matrices<double>(errors(a, of), b_size + b_error);
+            sum += multiply_matrices(a_size, b_error);
+            return sum;
+        };
+        return assemble(multiply_matrices(a_value, b_value), error(&Errors::exact), error(&Errors::deployed),
+                        multiply_matrices(a_size, b_size), a.cols());
     } else {
         return multiply_matrices(a, b);
     }
@@ -144,11 +149,12 @@ template <class R>
 Matrix<R> product(const Matrix<R>& x, const Weight& w) {
     require(x.cols() == w.rows(), "matmul: a row of ", x.cols(), " numbers cannot multiply ", w.name(), " with ",
             w.rows(), " rows");
-    if constexpr (is_bounded<R>) {
+    if constexpr (std::is_same_v<R, Bounded>) {
         const Matrix<double> value = values(x);
         // Weights are given, not computed: they carry no error of their own.
-        return assemble<R>(multiply_weight(value, w, false), multiply_weight(errors(x), w, true),
-                           multiply_weight<double>(value.cwiseAbs(), w, true), x.cols());
+        const auto error = [&](double Errors::*of) { return multiply_weight(errors(x, of), w, true); };
+        return assemble(multiply_weight(value, w, false), error(&Errors::exact), error(&Errors::deployed),
+                        multiply_weight<double>(value.cwiseAbs(), w, true), x.cols());
     } else {
         return multiply_weight(x, w, false);
     }
@@ -160,8 +166,7 @@ Matrix<R> product(const Matrix<R>& x, const Weight& w) {
 FOR_NUMBERS(float)
 FOR_NUMBERS(double)
 FOR_NUMBERS(std::complex<double>)
-FOR_NUMBERS(Bounded<Against::exact>)
-FOR_NUMBERS(Bounded<Against::deployed>)
+FOR_NUMBERS(Bounded)
 #undef FOR_NUMBERS
 
 }  // namespace dsa::detail

@@ -4,14 +4,15 @@
 // few places where a deployed implementation rounds or quantises; the formula names those places and
 // nothing else. spec section 8; docs/08-precision-and-bounds.md.
 //
-//   tier                     Real               at a store to bf16 or e4m3
-//   Exact                    double             nothing: what the mathematics says
-//   Deployed                 float              rounds, as a correct low-precision kernel does
-//   Bounds<Against::exact>   value and error    value as Exact; error grows by what Deployed may lose
-//   Bounds<Against::deployed>                   error grows by what two correct kernels may differ in
-//   ComplexStep              complex<double>    nothing: an imaginary part carries a derivative
+//   tier          Real               at a store to bf16 or e4m3
+//   Exact         double             nothing: what the mathematics says
+//   Deployed      float              rounds, as a correct low-precision kernel does
+//   Bounds        value and errors   value as Exact; one error grows by what Deployed may lose, the other by
+//                                    what two correct kernels may differ in
+//   ComplexStep   complex<double>    nothing: an imaginary part carries a derivative
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <complex>
 #include <tuple>
@@ -52,37 +53,46 @@ struct Deployed {
     static float shift(float x) { return x; }
 };
 
-template <Against against>
 struct Bounds {
-    using Real = Bounded<against>;
+    using Real = Bounded;
     static constexpr bool quantises = false;
 
-    static Real constant(double x) { return {x, Real::unit * std::fabs(x)}; }
+    static Real constant(double x) {
+        return {x, each([x](double unit) { return unit * std::fabs(x); }, Real::unit)};
+    }
 
     static Real bf16(Real x) {
         // Half the smallest subnormal, 2^-134, takes the relative error's place near zero.
-        return stored(x, bfloat16_unit * (std::fabs(x.value) + x.error), x.value == 0.0 ? 0.0 : 0x1p-134);
+        return stored(x, bfloat16_unit, x.value == 0.0 ? Errors{} : Errors{0x1p-134, 0x1p-134});
     }
     static Real bf16_at_any_scale(Real x) {
         // Scales that differ between implementations make the roundings independent: both count.
-        const double step = bfloat16_unit * (std::fabs(x.value) + x.error);
-        return {x.value, x.error + (against == Against::exact ? step : 2 * step)};
+        const auto half_steps = [&x](double error, double times) {
+            return error + times * (bfloat16_unit * (std::fabs(x.value) + error));
+        };
+        return {x.value, each(half_steps, x.error, Errors{1, 2})};
     }
     // e4m3's relative error is 2^-4, or half a subnormal step times the scale near zero. The value stays
     // unscaled, as in Exact; the error is that of the stored number times its scale.
     static Real e4m3(Real x, Real scale) {
-        const double step = e4m3_relative_rounding * (std::fabs(x.value) + x.error);
-        return stored(x, step, x.value == 0.0 ? 0.0 : 0.5 * e4m3_smallest_subnormal * (scale.value + scale.error));
+        const auto subnormal = [&](double error_of_scale) {
+            return x.value == 0.0 ? 0.0 : 0.5 * e4m3_smallest_subnormal * (scale.value + error_of_scale);
+        };
+        return stored(x, e4m3_relative_rounding, each(subnormal, scale.error));
     }
     static Real shift(Real x) { return {x.value, 0.0}; }
 
    private:
-    static Real stored(Real x, double relative_step, double smallest_step) {
+    // `relative`: half a step, of a number of size 1; `smallest`: of the smallest numbers.
+    static Real stored(Real x, double relative, Errors smallest) {
         if (std::isinf(x.value)) return x;
-        const double half_step = relative_step > smallest_step ? relative_step : smallest_step;
-        if constexpr (against == Against::exact) return {x.value, x.error + half_step};
+        const Errors half_step =
+            each([&](double error, double least) { return std::max(relative * (std::fabs(x.value) + error), least); },
+                 x.error, smallest);
         // Equal operands round equally; unequal ones may round one step apart.
-        return {x.value, x.error > 0.0 ? x.error + 2 * half_step : 0.0};
+        const Errors e = x.error;
+        return {x.value,
+                Errors{e.exact + half_step.exact, e.deployed > 0.0 ? e.deployed + 2 * half_step.deployed : 0.0}};
     }
 };
 
@@ -103,10 +113,7 @@ struct ComplexStep {
 inline double value_of(double x) { return x; }
 inline double value_of(float x) { return x; }
 inline double value_of(std::complex<double> x) { return x.real(); }
-template <Against against>
-double value_of(Bounded<against> x) {
-    return x.value;
-}
+inline double value_of(Bounded x) { return x.value; }
 
 // Elementary functions of each Real. Float32 ones are the float64 ones, rounded: correct to half a unit
 // in all but one case in 2^28.
@@ -141,11 +148,10 @@ inline std::pair<std::complex<double>, std::complex<double>> cos_sin(std::comple
     const auto [sine, cosine] = elementary::sin_cos(x.real());
     return {{cosine, -sine * x.imag()}, {sine, cosine * x.imag()}};  // to first order in a tiny imaginary part
 }
-template <Against against>
-std::pair<Bounded<against>, Bounded<against>> cos_sin(Bounded<against> x) {
+inline std::pair<Bounded, Bounded> cos_sin(Bounded x) {
     const auto [sine, cosine] = elementary::sin_cos(x.value);
     // Neither function is steeper than 1.
-    const double error = x.error + function_units * Bounded<against>::unit;
+    const Errors error = each([](double e, double u) { return e + function_units * u; }, x.error, Bounded::unit);
     return {{cosine, error}, {sine, error}};
 }
 

@@ -17,29 +17,32 @@ inline constexpr double fp8_cut = 0x1p-13;  // of the largest addend, a whole st
 
 // Adds to the error of each c(i, j) = sum_k a(i, k) b(k, j) what such sums may lose, k going upwards.
 //   lost in an instruction <= (32 + 1) 2^-13 max(|accumulator|, |a_k b_k|) + 2^-13 |sum|
-template <Against against, class A, class B>
-void lose_in_fp8_sums(Matrix<Bounded<against>>& c, const A& a, const B& b) {
-    // Two results that are compared with each other may err in opposite directions.
-    constexpr double cut = against == Against::exact ? fp8_cut : 2 * fp8_cut;
-    const auto size_of = [](Bounded<against> x) { return std::fabs(x.value) + x.error; };
-    for (Index i = 0; i < c.rows(); ++i)
-        for (Index j = 0; j < c.cols(); ++j) {
-            double sum = 0.0;
-            double given = 0.0;  // how far the sum may be off through its operands
-            double lost = 0.0;
-            for (Index first = 0; first < a.cols(); first += fp8_addends) {
-                double largest = std::fabs(sum) + given + lost;
-                for (Index k = first; k < std::min<Index>(first + fp8_addends, a.cols()); ++k) {
-                    const double product = size_of(a(i, k)) * size_of(b(k, j));
-                    largest = std::max(largest, product);
-                    given += product - std::fabs(a(i, k).value * b(k, j).value);
-                    sum += a(i, k).value * b(k, j).value;
+template <class A, class B>
+void lose_in_fp8_sums(Matrix<Bounded>& c, const A& a, const B& b) {
+    // Of the two errors: `of` says which, and what is cut off.
+    const auto lose = [&](double Errors::*of, double cut) {
+        const auto size_of = [of](Bounded x) { return std::fabs(x.value) + x.error.*of; };
+        for (Index i = 0; i < c.rows(); ++i)
+            for (Index j = 0; j < c.cols(); ++j) {
+                double sum = 0.0;
+                double given = 0.0;  // how far the sum may be off through its operands
+                double lost = 0.0;
+                for (Index first = 0; first < a.cols(); first += fp8_addends) {
+                    double largest = std::fabs(sum) + given + lost;
+                    for (Index k = first; k < std::min<Index>(first + fp8_addends, a.cols()); ++k) {
+                        const double product = size_of(a(i, k)) * size_of(b(k, j));
+                        largest = std::max(largest, product);
+                        given += product - std::fabs(a(i, k).value * b(k, j).value);
+                        sum += a(i, k).value * b(k, j).value;
+                    }
+                    lost += static_cast<double>(fp8_addends + 1) * cut * largest;
+                    lost += cut * (std::fabs(sum) + given + lost);
                 }
-                lost += static_cast<double>(fp8_addends + 1) * cut * largest;
-                lost += cut * (std::fabs(sum) + given + lost);
+                c(i, j).error.*of += lost;
             }
-            c(i, j).error += lost;
-        }
+    };
+    lose(&Errors::exact, fp8_cut);
+    lose(&Errors::deployed, 2 * fp8_cut);  // two results may err in opposite directions
 }
 
 }  // namespace dsa

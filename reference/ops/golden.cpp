@@ -148,8 +148,7 @@ std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& ou
         for (const auto& [name, tensor] : *choices) all->emplace(name, tensor);
         followed = all;
     }
-    const Record exact = record_of(op->exact_bound, in, followed);
-    const Record deployed_bound = record_of(op->deployed_bound, in, followed);
+    const Record exact = record_of(op->bounds, in, followed);
     const Record end_to_end = op->staged ? record_of(op->exact, in, to_follow(deployed, false)) : Record{};
 
     const fs::path unfinished = out_dir.string() + ".unfinished";
@@ -173,10 +172,9 @@ std::vector<std::string> write_golden(const fs::path& in_dir, const fs::path& ou
         if (exact_shown != nullptr) {
             write_npy(unfinished / "exact" / file, exact_shown->tensor);
             if (exact_shown->error) write_npy(unfinished / "exact_bound" / file, rounded_up(*exact_shown->error));
+            if (exact_shown->deployed_error)
+                write_npy(unfinished / "deployed_bound" / file, rounded_up(*exact_shown->deployed_error));
         }
-        const Shown* bound = find(deployed_bound, shown.name);
-        if (bound != nullptr && bound->error)
-            write_npy(unfinished / "deployed_bound" / file, rounded_up(*bound->error));
         const json entry = summary(shown, exact_shown, find(end_to_end, shown.name), deployed);
         if (entry.value("beyond", Index{0}) > 0) broken.push_back(shown.name);
         description["tensors"][shown.name] = entry;

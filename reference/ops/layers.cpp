@@ -5,6 +5,10 @@
 #include "reference/ops/weights.h"
 
 namespace dsa {
+
+template Transformer<Exact> transformer<Exact>;
+template Transformer<Deployed> transformer<Deployed>;
+
 namespace {
 
 Array<std::int32_t> start_of(const OpInputs& in, Index T, Index before) {

@@ -16,8 +16,7 @@ struct Op {
     std::vector<std::string> outputs;  // what the contract promises; anything else shown is a stage on the way
     Run exact = nullptr;
     Run deployed = nullptr;
-    Run exact_bound = nullptr;     // exact values, each with its bound on a deployed result
-    Run deployed_bound = nullptr;  // the bound on the difference of two deployed results
+    Run bounds = nullptr;  // exact values, each with how far a deployed result, and two of them, may be off
     // Many stages, each shown: in a golden, each is judged on the inputs that it had in the deployed tier.
     bool staged = false;
 };
@@ -29,8 +28,7 @@ Op make_op(std::string name, std::vector<std::string> outputs, bool staged = fal
             std::move(outputs),
             &Formula::template run<Exact>,
             &Formula::template run<Deployed>,
-            &Formula::template run<Bounds<Against::exact>>,
-            &Formula::template run<Bounds<Against::deployed>>,
+            &Formula::template run<Bounds>,
             staged};
 }
 

@@ -6,6 +6,9 @@
 #include "reference/ops/weights.h"
 
 namespace dsa {
+
+template class Forward<Exact>;
+
 namespace {
 
 // The weights of L layers, stacked, by the contract's names.

@@ -275,4 +275,8 @@ class Forward {
     std::vector<Var<P>> kl_losses_;
 };
 
+// Much to compile, and compiled once: by ops/training_step.cpp and by train.cpp.
+extern template class Forward<Exact>;
+extern template class Forward<Trained>;
+
 }  // namespace dsa

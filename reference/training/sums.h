@@ -94,8 +94,14 @@ template <class Real>
 Real let_through(Real relu, Real d) {
     const Real passed = value_of(relu) > 0.0 ? d : Real(0.0);
     if constexpr (requires { relu.error; })
-        if (relu.error > 0.0 && !(relu.value > relu.error)) return {passed.value, std::fabs(d.value) + d.error};
-    return passed;
+        return {passed.value, each(
+                                  [&](double error, double of_passed, double of_d) {
+                                      const bool may_pass = error > 0.0 && !(relu.value > error);
+                                      return may_pass ? std::fabs(d.value) + of_d : of_passed;
+                                  },
+                                  relu.error, passed.error, d.error)};
+    else
+        return passed;
 }
 
 // Probabilities as a product reads them: bf16, at the scale of each kernel's own running maximum.

@@ -18,6 +18,9 @@
 #include "reference/training/tasks.h"
 
 namespace dsa {
+
+template class Forward<Trained>;
+
 namespace {
 
 namespace fs = std::filesystem;
