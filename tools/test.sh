@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every test that this machine can run; says which were skipped and why.
+# Every test that this machine can run, within half an hour on two cores; says which were skipped and why.
 . "$(dirname "$0")/common.sh"
 mkdir -p "$TOUCHSTONE_BUILD"
 begin=$(date +%s)
 skipped=()
 
 # All at once, since later stages build beside each other.
-need_packages "${build_packages[@]}" "${python_packages[@]}" python3-dev gcc clang clang-format libclang-rt-dev nodejs gdb qemu-user g++-aarch64-linux-gnu
+need_packages "${build_packages[@]}" "${python_packages[@]}" python3-dev gcc clang-format nodejs gdb
 # Reads the page of tests/golden/test_page_in_a_browser.py. Ubuntu has it as a snap only, which need_packages does not know.
 if grep -qs '^ID=debian' /etc/os-release; then need_packages chromium; fi
 # The tests make and delete small files by the ten thousand, and at each that is made ext4 looks through those deleted in
@@ -21,15 +21,12 @@ fi
 say "format"
 tools/format.sh
 say "reference: build and test"
-# What the last stages need is compiled meanwhile, in the time that all else leaves over.
-set -m  # a process group of its own, to be ended with this script; not a session, which would have a share of its own
-nice -n 19 bash -c 'tools/sanitize.sh build; tools/fuzz.sh build; tests/reference/reproducible.sh build' >"$TOUCHSTONE_BUILD/meanwhile.log" 2>&1 </dev/null &
-meanwhile=$!
 # Packages are mostly waited for.
+set -m  # a process group of its own, to be ended with this script
 (need_python test,notebooks; need_binding) >"$TOUCHSTONE_BUILD/python.log" 2>&1 </dev/null &
 packages=$!
 set +m
-trap 'kill -- "-$meanwhile" "-$packages" 2>/dev/null || true; rm -rf "$scratch"' EXIT
+trap 'kill -- "-$packages" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 build_reference all
 ctest --test-dir "$TOUCHSTONE_BUILD" --output-on-failure -j "$jobs"
 
@@ -43,18 +40,10 @@ touchstone verify
 say "Python tests and notebooks"
 "$python" -m pytest -q -n "$jobs" --dist worksteal --durations=20 tests
 
-say "reference under AddressSanitizer and UndefinedBehaviorSanitizer"
-wait "$meanwhile" || true  # what it could not build is built again here, and said
-trap 'rm -rf "$scratch"' EXIT
-tools/sanitize.sh
-say "file readers under fuzzers"
-tools/fuzz.sh 15
-say "the same bytes from other compilers and CPUs"
-tests/reference/reproducible.sh
-
 command -v chromium google-chrome >/dev/null || skipped+=("the page in a browser: no chromium here")
 "$python" -c 'import torch' 2>/dev/null || skipped+=("torch.ops.dsa: PyTorch is not installed (pip install torch)")
 command -v nvcc >/dev/null || skipped+=("the CUDA tree compiled for Hopper: no nvcc here (its kernels ran on the simulator)")
 command -v nvidia-smi >/dev/null || skipped+=("the CUDA tree on a GPU: there is none here; make device runs it on an H100")
+skipped+=("sanitizers, fuzzers, other compilers and CPUs: make thorough runs them")
 say "done in $(($(date +%s) - begin)) s"
 for reason in "${skipped[@]}"; do echo "skipped: $reason"; done
