@@ -311,8 +311,8 @@ def main() -> int:
     if args.list:
         print(*chosen, sep="\n")
         return 0
-    asked = {TESTS[f.path.parent.name] for f in chosen if f.path.parent.name in TESTS}
-    if missing := sorted(name for name in asked if not (TEST_PROGRAMS / name).exists()):
+    needed = {TESTS[f.path.parent.name] for f in chosen if f.path.parent.name in TESTS}
+    if missing := sorted(name for name in needed if not (TEST_PROGRAMS / name).exists()):
         parser.error(f"{' and '.join(missing)} not built: run `cmake --build build --target {' '.join(missing)}`")
     counts: dict[str, dict[str, int]] = {}
     results: list[tuple[Fault, str]] = []
