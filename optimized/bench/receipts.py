@@ -40,15 +40,15 @@ def ladders(program: Path) -> dict[str, list[int]]:
     return found
 
 
-def included(path: Path, seen: set[Path]) -> set[Path]:
-    """`path` and every file of the repository that it includes, at any remove."""
+def included(path: Path, seen: set[Path], sources: bool = True) -> set[Path]:
+    """`path` and every file of the repository that it includes, at any remove; with `sources`, those of headers too."""
     if path in seen or not path.is_file() or path.is_relative_to(SIMULATOR):
         return seen
     seen.add(path)
     for name in re.findall(r'#include "([^"]+)"', path.read_text(encoding="utf-8")):
-        included(REPOSITORY / name, seen)
+        included(REPOSITORY / name, seen, sources)
         # What a header declares, the source beside it does.
-        for suffix in (".cpp", ".cu"):
+        for suffix in (".cpp", ".cu") if sources else ():
             included((REPOSITORY / name).with_suffix(suffix), seen)
     return seen
 

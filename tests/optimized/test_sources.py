@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+
+from optimized.bench.receipts import included
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def with_headers(path: Path, seen: set[Path]) -> set[Path]:
-    """`path` and what it includes of the repository, at any remove."""
-    if path.is_file() and path not in seen:
-        seen.add(path)
-        for name in re.findall(r'#include "([^"]+)"', path.read_text(encoding="utf-8")):
-            with_headers(REPOSITORY / name, seen)
-    return seen
-
-
 def askers(sources: list[Path]) -> list[str]:
     """Those of `sources` that see DSA_SIMULATOR, each with the file in which it stands."""
-    found = [(source, next((f for f in sorted(with_headers(source, set())) if "DSA_SIMULATOR" in f.read_text(encoding="utf-8")), None)) for source in sources]
+    found = [(source, next((f for f in sorted(included(source, set(), sources=False)) if "DSA_SIMULATOR" in f.read_text(encoding="utf-8")), None)) for source in sources]
     return [f"{source.name}: {file.relative_to(REPOSITORY)}" for source, file in found if file]
 
 
