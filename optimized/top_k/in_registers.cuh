@@ -227,16 +227,50 @@ __device__ void sum_bins(const Group& group, Histogram<Group::most>& histogram) 
     for (int i = 0; i < own; ++i) group.of(histogram.sums[group.rank()][warp_id() * own + i], lane_id()) = sums[i];
 }
 
+// A few keys that a digit has left, in no order.
+struct Few {
+    static constexpr std::uint32_t room = warp_size;
+    std::uint32_t keys[room];
+    std::uint32_t count;
+};
+
+// The wanted-th best of the few, told by comparing all with all. Each warp finds it for itself.
+__device__ inline Place told_apart(const Few& few, Place place) {
+    const auto lane = static_cast<std::uint32_t>(lane_id());
+    const std::uint32_t mine = lane < place.inside ? few.keys[lane] : 0;
+    std::uint32_t above = 0, equal = 0;
+    for (std::uint32_t i = 0; i < place.inside; ++i) {
+        const std::uint32_t other = few.keys[i];
+        above += other > mine ? 1 : 0;
+        equal += other == mine ? 1 : 0;
+    }
+    const bool is_it = lane < place.inside && above < place.wanted && place.wanted <= above + equal;
+    const int from = __ffs(static_cast<int>(__ballot_sync(all_lanes, is_it))) - 1;
+    place.low = place.high = __shfl_sync(all_lanes, mine, from);
+    place.wanted -= __shfl_sync(all_lanes, above, from);
+    place.inside = __shfl_sync(all_lanes, equal, from);
+    return place;
+}
+
 // Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
-// each(see) calls see(key) for a thread's keys. `memory` has a histogram and a place. All threads of the block, which
-// is alone, come after a barrier.
+// each(see) calls see(key) for a thread's keys. `memory` has a histogram, a place and a few keys. All threads of the
+// block, which is alone, come after a barrier.
 template <class Memory, class Each>
 __device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each each) {
     for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
+        if (digit > 0 && place.inside <= Few::room) {
+            each([&](std::uint32_t key) {
+                if (key - place.low <= place.high - place.low)
+                    memory.few.keys[atomicAdd(&memory.few.count, 1U)] = key;
+            });
+            __syncthreads();
+            return told_apart(memory.few, place);
+        }
         constexpr int digit_bits = 11;
         const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
         for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads)
             memory.histogram.bins[i] = 0;
+        if (threadIdx.x == 0) memory.few.count = 0;
         __syncthreads();
         each([&](std::uint32_t key) {
             const std::uint32_t from_low = key - place.low;

@@ -21,6 +21,7 @@ struct Shared {
     std::int32_t best[most_k];
     Histogram<1> histogram;
     Place place;
+    Few few;
     std::uint32_t of_warps[2][holding_warps];
     std::uint32_t sums[32];
     std::uint32_t appended, largest;

@@ -183,9 +183,9 @@ def test_fused_selection_is_that_of_the_same_levels_logits(tmp_path, level, scor
 HOPPER = {"fp8_sums": "hopper"}
 
 
-def directed(scores, D_I: int = 64) -> dict:
+def directed(scores, D_I: int = 64, T: int = 9) -> dict:
     """The indexer's inputs whose every query has these scores [S]: one head, q . k = 1, and k_scale does the rest."""
-    T, S = 9, len(scores)  # a warpgroup's 8 queries of the 16 are there, and one of the other's
+    S = len(scores)  # of 9 queries a warpgroup has its 8 of the 16, and the other has one
     one = np.zeros((T, 2, D_I))  # level 3 takes heads in pairs: the second adds nothing
     one[:, 0, 0] = 1
     key = np.zeros((S, D_I))
@@ -241,6 +241,17 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
     indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": "-inf"}, "indices")
     ranked = np.where(np.isnan(scores), -np.inf, scores)
     np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
+
+
+@pytest.mark.parametrize("row", ("ascending", "two values", "a crowded column", "normal"))
+def test_candidates_beyond_the_registers_are_chosen_from_too(tmp_path, row):
+    """Two groups, so that a query has one run or two; columns of more rows than the threads that choose have registers."""
+    S, k = 1601, 256
+    tensors = directed(hard_rows(S)[row], T=17)
+    tensors["end"][0][3] = S - 7
+    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER, "indices")
+    scores = np.tile(tensors["k_scale"][0], (17, 1))
+    np.testing.assert_array_equal(indices, best(scores, tensors["start"][0], tensors["end"][0], k))
 
 
 @pytest.mark.parametrize("H_I", (6, 20, 64))
