@@ -141,6 +141,30 @@ struct HeldCandidates {
             atomicMax(&memory.largest, largest);
         }
     }
+
+    // Of the keys that equal the place's, the first ones in the row stay, as many as are wanted. All threads come.
+    __device__ void keep_first(const Place& place) {
+        __syncthreads();  // everybody has read what was few before
+        if (threadIdx.x == 0) memory.few.count = 0;
+        __syncthreads();
+        const auto append = [&](std::int32_t position) {
+            memory.few.keys[atomicAdd(&memory.few.count, 1U)] = ~static_cast<std::uint32_t>(position);
+        };
+        each_slot([&](int i) {
+            if (keys[i] == place.low) append(memory.held[i][threadIdx.x]);
+        });
+        each_further([&](const Candidate& mine) {
+            if (mine.key == place.low) append(mine.position);
+        });
+        __syncthreads();
+        const auto last = static_cast<std::int32_t>(~told_apart(memory.few, place).low);
+        each_slot([&](int i) {
+            if (keys[i] == place.low && memory.held[i][threadIdx.x] > last) keys[i] = 0;
+        });
+        each_further([&](Candidate& mine) {
+            if (mine.key == place.low && mine.position > last) mine.key = 0;
+        });
+    }
 };
 
 // The positions of keys from `low` on, in order.
@@ -259,8 +283,10 @@ __global__ void __launch_bounds__(choosing_threads, 3)
                  .inside_before = 0};
         place = narrowed_to(memory, place, digits + 1, [&](auto see) { held.each_key(see); });
     }
-    // Only some of several equal ones are chosen.
-    if (place.inside != place.wanted) return leave(true);
+    if (place.inside != place.wanted) {
+        if (place.inside > Few::room) return leave(true);
+        held.keep_first(place);
+    }
     leave(false);
     write_from(memory, held, place.low, range, indices);
     leave_unused(indices, min(std::int64_t{held.count}, call.k), call.k);

@@ -243,11 +243,15 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
     np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
 
 
-@pytest.mark.parametrize("row", ("ascending", "two values", "a crowded column", "normal"))
+@pytest.mark.parametrize("row", ("a long column", "a sample that is too bad", "two values", "a few equal", "normal"))
 def test_candidates_beyond_the_registers_are_chosen_from_too(tmp_path, row):
     """Two groups, so that a query has one run or two; columns of more rows than the threads that choose have registers."""
     S, k = 1601, 256
-    tensors = directed(hard_rows(S)[row], T=17)
+    rows = hard_rows(S)
+    crowded = rows["a crowded column"].copy()
+    crowded[13::64] += np.arange(len(crowded[13::64])) + 10  # two of each tile, in the same column
+    rows |= {"a long column": crowded, "a few equal": np.round(rows["normal"], 2)}
+    tensors = directed(rows[row], T=17)
     tensors["end"][0][3] = S - 7
     indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER, "indices")
     scores = np.tile(tensors["k_scale"][0], (17, 1))
