@@ -247,6 +247,7 @@ __global__ void __launch_bounds__(choosing_threads, 3)
         memory.smallest = ~0U;
         memory.first_nan = no_position;
     }
+    clear_histogram(memory);
     const Rows rows(left);
     const bool dropped_nan =
         min(lists.first_nan[left.first], lists.first_nan[left.first + (left.runs - 1) * left.step]) != no_position;
@@ -281,7 +282,7 @@ __global__ void __launch_bounds__(choosing_threads, 3)
                  .inside = held.count,
                  .above_before = 0,
                  .inside_before = 0};
-        place = narrowed_to(memory, place, digits + 1, [&](auto see) { held.each_key(see); });
+        place = narrowed_to(memory, place, digits + 1, true, [&](auto see) { held.each_key(see); });
     }
     if (place.inside != place.wanted) {
         if (place.inside > Few::room) return leave(true);

@@ -252,11 +252,33 @@ __device__ inline Place told_apart(const Few& few, Place place) {
     return place;
 }
 
+template <class Memory>
+__device__ void clear_histogram(Memory& memory) {
+    for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads) memory.histogram.bins[i] = 0;
+    if (threadIdx.x == 0) memory.few.count = 0;
+}
+
+// Narrows the place by one digit. count() counts a thread's keys in memory.histogram, which is clear. All threads of
+// the block, which is alone, come.
+template <class Memory, class Count>
+__device__ Place counted(Memory& memory, Place place, int shift, Count count) {
+    count();
+    __syncthreads();
+    sum_bins(Alone{}, memory.histogram);
+    __syncthreads();
+    if (warp_id() == 0) {
+        place = narrowed(Alone{}, memory.histogram, place, shift);
+        if (lane_id() == 0) memory.place = place;
+    }
+    __syncthreads();
+    return memory.place;
+}
+
 // Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
-// each(see) calls see(key) for a thread's keys. `memory` has a histogram, a place and a few keys. All threads of the
-// block, which is alone, come after a barrier.
+// each(see) calls see(key) for a thread's keys. `memory` has a histogram, a place and a few keys. All threads come
+// after a barrier; is_clear: and after clear_histogram.
 template <class Memory, class Each>
-__device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each each) {
+__device__ Place narrowed_to(Memory& memory, Place place, int most_digits, bool is_clear, Each each) {
     for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
         if (digit > 0 && place.inside <= Few::room) {
             each([&](std::uint32_t key) {
@@ -268,23 +290,17 @@ __device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each 
         }
         constexpr int digit_bits = 11;
         const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
-        for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads)
-            memory.histogram.bins[i] = 0;
-        if (threadIdx.x == 0) memory.few.count = 0;
-        __syncthreads();
-        each([&](std::uint32_t key) {
-            const std::uint32_t from_low = key - place.low;
-            atomicAdd(&memory.histogram.bins[from_low <= place.high - place.low ? from_low >> shift : elsewhere], 1U);
-        });
-        __syncthreads();
-        sum_bins(Alone{}, memory.histogram);
-        __syncthreads();
-        if (warp_id() == 0) {
-            place = narrowed(Alone{}, memory.histogram, place, shift);
-            if (lane_id() == 0) memory.place = place;
+        if (digit > 0 || !is_clear) {
+            clear_histogram(memory);
+            __syncthreads();
         }
-        __syncthreads();
-        place = memory.place;
+        place = counted(memory, place, shift, [&] {
+            each([&](std::uint32_t key) {
+                const std::uint32_t from_low = key - place.low;
+                const bool is_covered = from_low <= place.high - place.low;
+                atomicAdd(&memory.histogram.bins[is_covered ? from_low >> shift : elsewhere], 1U);
+            });
+        });
     }
     return place;
 }

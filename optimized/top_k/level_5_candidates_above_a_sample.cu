@@ -47,11 +47,13 @@ struct Stream {
     std::uint32_t kept;  // candidates in the list
     std::uint32_t old;   // of those, the first ones have keys; the newcomers after them have scores
     bool is_guess;       // the threshold is one, not the k-th best so far
+    bool is_clear;       // nobody has counted in the histogram
 };
 
 // All keys from `low` on. The float below 0's key is a NaN, which every score exceeds.
-__device__ Stream above(std::uint32_t low) {
-    return {.threshold = just_below(low), .low = low, .kept = 0, .old = 0, .is_guess = low != 0};
+__device__ Stream above(std::uint32_t low, bool is_clear) {
+    return {
+        .threshold = just_below(low), .low = low, .kept = 0, .old = 0, .is_guess = low != 0, .is_clear = is_clear};
 }
 
 // Newcomers get their keys, and it becomes known whether one of them is NaN, and the largest key. All threads come,
@@ -80,7 +82,7 @@ __device__ Place kth_of_list(Shared& memory, const Stream& stream, std::uint32_t
                     .inside = stream.kept,
                     .above_before = 0,
                     .inside_before = 0};
-    return narrowed_to(memory, all, digits + 1, [&](auto see) {
+    return narrowed_to(memory, all, digits + 1, stream.is_clear, [&](auto see) {
         for (std::uint32_t i = threadIdx.x; i < stream.kept; i += holding_threads) see(memory.keys[i]);
     });
 }
@@ -109,11 +111,39 @@ __device__ std::uint32_t guess(Shared& memory, const RowOfScores& row, std::uint
     const float expected = static_cast<float>(count) * static_cast<float>(k) / static_cast<float>(row.count);
     const auto rank = static_cast<std::uint32_t>(expected + 5.0F * sqrtf(expected) + 8.0F);
     if (rank >= count) return 0;
-    const Place all{.low = 0, .high = ~0U, .wanted = rank, .inside = count, .above_before = 0, .inside_before = 0};
-    const Place place = narrowed_to(memory, all, 2, [&](auto see) {
+    std::uint32_t largest = 0;
 #pragma unroll
-        for (int i = 0; i < sampled; ++i) see(keys[i]);
+    for (int i = 0; i < sampled; ++i) largest = max(largest, keys[i]);
+    largest = redux_max(largest);
+    if (lane_id() == 0) atomicMax(&memory.largest, largest);
+    __syncthreads();
+    // It is likely to lie within four octaves of the largest: one digit tells it there to a part of 512. What lies
+    // lower is counted with the lowest bin.
+    constexpr int bits = 25, shift = bits - 11;  // of a digit
+    largest = memory.largest;
+    Place place{.low = largest - min(largest, (1U << bits) - 1),
+                .high = largest,
+                .wanted = rank,
+                .inside = count,
+                .above_before = 0,
+                .inside_before = 0};
+    const std::uint32_t low = place.low;
+    place = counted(memory, place, shift, [&] {
+#pragma unroll
+        for (int i = 0; i < sampled; ++i) atomicAdd(&memory.histogram.bins[(max(keys[i], low) - low) >> shift], 1U);
     });
+    clear_histogram(memory);
+    if (threadIdx.x == 0) memory.largest = 0;
+    if (place.low == low) {
+        const Place all{
+            .low = 0, .high = ~0U, .wanted = rank, .inside = count, .above_before = 0, .inside_before = 0};
+        __syncthreads();
+        place = narrowed_to(memory, all, 2, true, [&](auto see) {
+#pragma unroll
+            for (int i = 0; i < sampled; ++i) see(keys[i]);
+        });
+        clear_histogram(memory);
+    }
     return place.low;
 }
 
@@ -139,7 +169,8 @@ __device__ void cut(Shared& memory, Stream& stream, std::uint32_t k) {
               .low = place.low,
               .kept = k,
               .old = k,
-              .is_guess = false};
+              .is_guess = false,
+              .is_clear = false};
     if (threadIdx.x == 0) memory.largest = 0;
     __syncthreads();
 }
@@ -283,15 +314,16 @@ __global__ void __launch_bounds__(holding_threads, 2) top_k_sampled(__grid_const
         memory.first_nan = no_position;
         memory.largest = 0;
     }
+    clear_histogram(memory);
     __syncthreads();
-    Stream stream = above(guess(memory, row, k));
+    Stream stream = above(guess(memory, row, k), true);
     pass_by(memory, k, row, first, stream);
     count_in(memory, stream);
     // A NaN exceeds every threshold: where it ranks last, it may have been kept in the place of a better one.
     const bool has_nan = memory.first_nan != no_position;
     if (has_nan && !call.nan_as_minus_infinity) return tell_nan(indices, call.k, memory.first_nan);
     if (stream.is_guess && (has_nan || stream.kept < min(std::int64_t{k}, row.count))) {
-        stream = above(0);
+        stream = above(0, stream.is_clear);
         pass_by(memory, k, row, first, stream);
         count_in(memory, stream);
     }

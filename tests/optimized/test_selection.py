@@ -117,16 +117,17 @@ def test_top_k_of_rows_whose_sample_misleads(tmp_path, nan_scores):
     generator = np.random.default_rng(18)
     S, k = 19_000, 3001
     sampled = (S // 16 * np.arange(256) // 256 * 16)[:, None] + np.arange(16)
-    scores = generator.uniform(-1, 1, (5, S))
+    scores = generator.uniform(-1, 1, (6, S))
     scores[0, sampled[::2]] += 10  # half of the sample: fewer than k reach what it tells
     scores[1, sampled] -= 10  # all else is better, and more than fits
     scores[2] = np.arange(S) - 5000  # each is better than all before
     scores[3] = -scores[2]
     scores[4, sampled] += 10  # ties at the guess itself
     scores[4] = np.round(scores[4])
+    scores[5, ::100] = 1e30  # the guess lies many octaves below the largest of the sample
     if nan_scores == "-inf":
         scores[:, 7::9] = np.nan
-    start, end = np.array([0, 1, 2, 3, 0]), np.full(5, S)
+    start, end = np.array([0, 1, 2, 3, 0, 5]), np.full(6, S)
     tensors = rows_for_top_k(scores, start, end)
     indices = answer(tmp_path, "top_k", 5, tensors, {"topk": k}, {"nan_scores": nan_scores}, "indices")
     ranked = np.where(np.isnan(scores), -np.inf, scores).astype(np.float32)
