@@ -258,12 +258,10 @@ __device__ void clear_histogram(Memory& memory) {
     if (threadIdx.x == 0) memory.few.count = 0;
 }
 
-// Narrows the place by one digit. count() counts a thread's keys in memory.histogram, which is clear. All threads of
-// the block, which is alone, come.
-template <class Memory, class Count>
-__device__ Place counted(Memory& memory, Place place, int shift, Count count) {
-    count();
-    __syncthreads();
+// Narrows the place by a digit that the threads have counted in memory.histogram. All threads of the block, which is
+// alone, come after a barrier.
+template <class Memory>
+__device__ Place counted(Memory& memory, Place place, int shift) {
     sum_bins(Alone{}, memory.histogram);
     __syncthreads();
     if (warp_id() == 0) {
@@ -274,33 +272,36 @@ __device__ Place counted(Memory& memory, Place place, int shift, Count count) {
     return memory.place;
 }
 
+// The same where the place holds a few keys, and memory.few none. each(see) calls see(key) for a thread's keys.
+template <class Memory, class Each>
+__device__ Place told_apart(Memory& memory, const Place& place, Each each) {
+    each([&](std::uint32_t key) {
+        if (key - place.low <= place.high - place.low) memory.few.keys[atomicAdd(&memory.few.count, 1U)] = key;
+    });
+    __syncthreads();
+    return told_apart(memory.few, place);
+}
+
 // Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
 // each(see) calls see(key) for a thread's keys. `memory` has a histogram, a place and a few keys. All threads come
 // after a barrier; is_clear: and after clear_histogram.
 template <class Memory, class Each>
 __device__ Place narrowed_to(Memory& memory, Place place, int most_digits, bool is_clear, Each each) {
     for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
-        if (digit > 0 && place.inside <= Few::room) {
-            each([&](std::uint32_t key) {
-                if (key - place.low <= place.high - place.low)
-                    memory.few.keys[atomicAdd(&memory.few.count, 1U)] = key;
-            });
-            __syncthreads();
-            return told_apart(memory.few, place);
-        }
+        if (digit > 0 && place.inside <= Few::room) return told_apart(memory, place, each);
         constexpr int digit_bits = 11;
         const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
         if (digit > 0 || !is_clear) {
             clear_histogram(memory);
             __syncthreads();
         }
-        place = counted(memory, place, shift, [&] {
-            each([&](std::uint32_t key) {
-                const std::uint32_t from_low = key - place.low;
-                const bool is_covered = from_low <= place.high - place.low;
-                atomicAdd(&memory.histogram.bins[is_covered ? from_low >> shift : elsewhere], 1U);
-            });
+        each([&](std::uint32_t key) {
+            const std::uint32_t from_low = key - place.low;
+            const bool is_covered = from_low <= place.high - place.low;
+            atomicAdd(&memory.histogram.bins[is_covered ? from_low >> shift : elsewhere], 1U);
         });
+        __syncthreads();
+        place = counted(memory, place, shift);
     }
     return place;
 }
