@@ -1,297 +1,296 @@
-// The last kernel of level 3: one block a query finds the k best among what its group's runs have left. They lie in
-// no order, so what is chosen becomes bits, one a position, and those are read in order.
+// What follows the ring in level 3: one block a query holds what its group's runs have left as keys in registers, and
+// finds the k best. They lie in no order, so what is chosen becomes bits, one a position; a chosen one's slot is how
+// many bits stand before its own. Queries for which there is no room are left open, to best_of_rest.
 #pragma once
 
-#include "optimized/indexer_logits/rows.cuh"
-#include "optimized/indexer_top_k/run_lists.h"
-#include "optimized/top_k/in_registers.cuh"
+#include "optimized/indexer_top_k/left_by_runs.cuh"
 
 namespace dsa {
 
-inline constexpr int choosing_threads = holding_threads;
-inline constexpr int held_rows = 16;  // of candidates, a thread
-inline constexpr int choosing_digit_bits = 11;
-inline constexpr std::uint32_t room_on_chip = 3072;
-inline constexpr std::uint32_t room_for_positions = 2 * room_on_chip;  // in the same place
-inline constexpr int positions_at_once = 1 << 17;
-inline constexpr int words_at_once = positions_at_once / 32;
+#if defined(DSA_SIMULATOR)
+inline constexpr int held_rows = 2, held_together = 2;  // small cases shall have more than that too
+inline constexpr int room_for_further = 64;
+#else
+inline constexpr int held_rows = 16, held_together = 4;  // of candidates, a thread
+inline constexpr int room_for_further = 1024;
+#endif
+inline constexpr int bits_of_positions = 1 << 17;
+inline constexpr int words_of_bits = bits_of_positions / 32;
+inline constexpr int most_chosen = 6144;
 
 struct alignas(16) FourWords {
     std::uint32_t v[4];
 };
 
-struct ChoosingMemory {
-    Candidate on_chip[room_on_chip];
-    SelectShared<choosing_digit_bits> select;
-    alignas(16) std::uint32_t above[words_at_once], equal[words_at_once];  // bits of positions
+// For three blocks a multiprocessor.
+struct HoldingMemory {
+    FourWords chosen[words_of_bits / 4];  // bits of positions
+    union {
+        std::int32_t held[held_rows][choosing_threads];  // positions of the keys in registers
+        struct {
+            FourWords before[words_of_bits / 4];  // how many are chosen before each word
+            std::int32_t positions[most_chosen];  // of the chosen ones, in order
+        } written;
+    };
+    Candidate further[room_for_further];  // candidates for which a thread has no register
+    std::uint32_t count_of_further;
     Histogram<1> histogram;
     Place place;
-    std::uint32_t count;  // of candidates
+    Few few;
+    std::uint32_t of_warps[holding_warps];
     std::uint32_t smallest, largest;
     std::int32_t first_nan;
 };
 
-// What a query's runs have left. see(candidate), by all threads.
-struct LeftByRuns {
-    static constexpr bool leaves_room = true;
-    const RunLists& lists;
-    ChoosingMemory& memory;
-    std::int64_t first;  // the query's among those of all runs
-    std::int64_t step;   // to the next run
-    int runs;
+// Where up to two runs have left a thread's candidates: a warp's lanes are the columns, and the block's warps share
+// the rows of each, those of the second run after those of the first.
+struct Rows {
+    static constexpr int warps = choosing_threads / columns_of_a_query;
+    const Scored *from_0, *from_1;  // where slot 0 is, if it is of the first run, or of the second
+    int rows_0, rows;               // slot i is of the first run, or is there at all, if i * warps is below
 
-    template <class See>
-    __device__ void each(See see) const {
-        const int column = static_cast<int>(threadIdx.x) % columns_of_a_query;
-        for (int run = 0; run < runs; ++run) {
-            const std::int64_t query = first + run * step;
-            const Scored* from = lists.columns + query * lists.rows * columns_of_a_query + column;
-            const auto count = static_cast<int>(lists.counts[query * columns_of_a_query + column]);
-#pragma unroll 4
-            for (int i = static_cast<int>(threadIdx.x) / columns_of_a_query; i < count;
-                 i += choosing_threads / columns_of_a_query) {
-                const Scored mine = from[i * columns_of_a_query];
-                if (is_nan(mine.score)) atomicMin(&memory.first_nan, mine.position);
-                see({key_of(mine.score), mine.position});
-            }
-        }
+    __device__ explicit Rows(const LeftByRuns& left) {
+        const RunLists& lists = left.lists;
+        const std::int64_t query_0 = left.first, query_1 = left.first + (left.runs - 1) * left.step;
+        rows_0 = static_cast<int>(lists.counts[query_0 * columns_of_a_query + lane_id()]);
+        const int rows_1 =
+            left.runs == 1 ? 0 : static_cast<int>(lists.counts[query_1 * columns_of_a_query + lane_id()]);
+        from_0 = lists.columns + query_0 * lists.rows * columns_of_a_query + threadIdx.x;
+        from_1 =
+            lists.columns + query_1 * lists.rows * columns_of_a_query + threadIdx.x - rows_0 * columns_of_a_query;
+        rows = rows_0 + rows_1 - warp_id();
+        rows_0 -= warp_id();
+    }
+    __device__ bool exists(int i) const { return i * warps < rows; }
+    __device__ const Scored& candidate(int i) const {
+        return (i * warps < rows_0 ? from_0 : from_1)[i * choosing_threads];
     }
 };
 
-// What up to two runs have left, in registers: as long as no column has many rows, that is what there is.
+// All of a query's candidates: keys in registers, and in shared memory what a long column has beyond them.
 struct HeldCandidates {
-    static constexpr bool leaves_room = true;
+    static constexpr int together = held_together;
+    HoldingMemory& memory;
+    int slots;                      // that some thread has
+    std::uint32_t count;            // of the block's
     std::uint32_t keys[held_rows];  // 0, below all keys, where there is none
-    std::int32_t positions[held_rows];
-    std::uint32_t count;  // of the block
 
-    // Whether they fit. A warp's lanes are the columns, and the block's warps share the rows.
-    __device__ bool load(const LeftByRuns& left, ChoosingMemory& memory) {
-        constexpr int warps = choosing_threads / columns_of_a_query;
-        if (left.runs > 2) return false;
-        const RunLists& lists = left.lists;
-        const std::int64_t query_0 = left.first, query_1 = left.first + (left.runs - 1) * left.step;
-        const auto rows_0 = static_cast<int>(lists.counts[query_0 * columns_of_a_query + lane_id()]);
-        const int rows_1 =
-            left.runs == 1 ? 0 : static_cast<int>(lists.counts[query_1 * columns_of_a_query + lane_id()]);
-        const int most_0 = redux_max(rows_0), most = most_0 + redux_max(rows_1);
-        if (most > held_rows * warps) return false;
-        count = redux_add(static_cast<std::uint32_t>(rows_0 + rows_1));
-        const Scored* from_0 = lists.columns + query_0 * lists.rows * columns_of_a_query + lane_id();
-        const Scored* from_1 = lists.columns + query_1 * lists.rows * columns_of_a_query + lane_id();
-        Scored found[held_rows];
+    __device__ explicit HeldCandidates(HoldingMemory& of_block) : memory(of_block) {}
+
+    // see(first) of some slots in registers together, if a thread may have one of them.
+    template <class See>
+    __device__ void each_stretch(See see) const {
 #pragma unroll
-        for (int i = 0; i < held_rows; ++i) {
-            const int nth = i * warps + warp_id();
-            const bool of_first = nth < most_0;
-            const int row = of_first ? nth : nth - most_0;
-            found[i] = {0.0F, no_position};
-            if (row < (of_first ? rows_0 : rows_1)) found[i] = (of_first ? from_0 : from_1)[row * columns_of_a_query];
-        }
+        for (int first = 0; first < held_rows; first += together)
+            if (first < slots) see(first);
+    }
+    template <class See>
+    __device__ void each_slot(See see) const {
+        each_stretch([&](int first) {
+#pragma unroll
+            for (int i = first; i < first + together; ++i) see(i);
+        });
+    }
+    template <class See>
+    __device__ void each_further(See see) const {
+#pragma unroll 1
+        for (std::uint32_t i = threadIdx.x; i < memory.count_of_further; i += choosing_threads)
+            see(memory.further[i]);
+    }
+    template <class See>
+    __device__ void each_key(See see) const {
+        each_slot([&](int i) { see(keys[i]); });
+        each_further([&](const Candidate& mine) { see(mine.key); });
+    }
+
+    __device__ void load(const Rows& rows) {
+        const int own = rows.rows + warp_id();
+        slots = (redux_max(own) + Rows::warps - 1) / Rows::warps;
+        count = redux_add(static_cast<std::uint32_t>(own));
         std::uint32_t smallest = ~0U, largest = 0;
+        bool has_nan = false;
+        const auto key_seen = [&](float score, bool exists) {
+            has_nan = has_nan || is_nan(score);
+            const std::uint32_t key = exists ? key_of(score) : 0;
+            smallest = min(smallest, key - 1);
+            largest = max(largest, key);
+            return key;
+        };
+        each_stretch([&](int first) {
+            Scored some[together];
 #pragma unroll
-        for (int i = 0; i < held_rows; ++i) {
-            const bool is_there = found[i].position != no_position;
-            if (is_nan(found[i].score)) atomicMin(&memory.first_nan, found[i].position);
-            keys[i] = is_there ? key_of(found[i].score) : 0;
-            positions[i] = found[i].position;
-            if (is_there) smallest = min(smallest, keys[i]);
-            largest = max(largest, keys[i]);
+            for (int i = 0; i < together; ++i)
+                some[i] = rows.exists(first + i) ? rows.candidate(first + i) : Scored{0.0F, 0};
+#pragma unroll
+            for (int i = 0; i < together; ++i) {
+                memory.held[first + i][threadIdx.x] = some[i].position;
+                keys[first + i] = key_seen(some[i].score, rows.exists(first + i));
+            }
+        });
+#pragma unroll 1
+        for (int i = held_rows; rows.exists(i); ++i) {
+            const Scored mine = rows.candidate(i);
+            const std::uint32_t key = key_seen(mine.score, true), slot = atomicAdd(&memory.count_of_further, 1U);
+            if (slot < room_for_further) memory.further[slot] = {key, mine.position};
         }
+        if (has_nan) atomicMin(&memory.first_nan, 0);  // best_of_rest finds the first
         smallest = redux_min(smallest);
         largest = redux_max(largest);
         if (lane_id() == 0) {
-            atomicMin(&memory.smallest, smallest);
+            atomicMin(&memory.smallest, smallest + 1);
             atomicMax(&memory.largest, largest);
-            atomicMin(&memory.first_nan, min(lists.first_nan[query_0], lists.first_nan[query_1]));
         }
-        return true;
     }
-    template <class See>
-    __device__ void each(See see) const {
-#pragma unroll
-        for (int i = 0; i < held_rows; ++i) see({keys[i], positions[i]});
-    }
-};
 
-struct OnChip {
-    static constexpr bool leaves_room = false;  // in ChoosingMemory::on_chip
-    const ChoosingMemory& memory;
-
-    template <class See>
-    __device__ void each(See see) const {
-        for (std::uint32_t i = threadIdx.x; i < memory.count; i += choosing_threads) see(memory.on_chip[i]);
-    }
-};
-
-// Those that may be among the best, to shared memory. All threads come.
-__device__ inline void bring_on_chip(ChoosingMemory& memory, const LeftByRuns& left, const Search& search) {
-    __syncthreads();
-    if (threadIdx.x == 0) memory.count = 0;
-    __syncthreads();
-    left.each([&](const Candidate& mine) {
-        if (search.may_be_chosen(mine.key)) memory.on_chip[atomicAdd(&memory.count, 1U)] = mine;
-    });
-    __syncthreads();
-}
-
-template <class List>
-__device__ Search next_digit(ChoosingMemory& memory, const List& list, const Search& search) {
-    const int width = width_of_next_digit(search, choosing_digit_bits);
-    clear_bins(memory.select);
-    list.each([&](const Candidate& mine) { count(memory.select, search, width, mine.key); });
-    __syncthreads();
-    return narrowed(memory.select, search, width);
-}
-
-// No further digit tells anything.
-__device__ inline bool is_over(const Search& search) {
-    return search.bits == key_bits || (search.bits > 0 && search.inside == search.wanted);
-}
-
-enum class Choice { no, yes, first_ones };  // of the last, the first `wanted`
-
-// The chosen ones' positions in order; how many, k at most.
-template <class List, class Choose>
-__device__ std::uint32_t write_in_order(ChoosingMemory& memory, const List& list, std::uint32_t k,
-                                        std::uint32_t wanted, Choose choice, const Range& range,
-                                        std::int32_t* indices) {
-    // Threads write here and there; where there is room, whole lines leave.
-    const bool is_gathered = List::leaves_room && k <= room_for_positions;
-    std::int32_t* to = is_gathered ? reinterpret_cast<std::int32_t*>(memory.on_chip) : indices;
-    constexpr int own = words_at_once / choosing_threads;
-    const auto words_of = [](const std::uint32_t(&all)[words_at_once]) {
-        return reinterpret_cast<const FourWords*>(all + threadIdx.x * own);
-    };
-    std::uint32_t slot = 0, equal = 0;
-    for (std::int64_t first = range.begin; first < range.end; first += positions_at_once) {
-        for (int i = static_cast<int>(threadIdx.x); i < words_at_once; i += choosing_threads)
-            memory.above[i] = memory.equal[i] = 0;
+    // Of the keys that equal the place's, the first ones in the row stay, as many as are wanted. All threads come.
+    __device__ void keep_first(const Place& place) {
+        __syncthreads();  // everybody has read what was few before
+        if (threadIdx.x == 0) memory.few.count = 0;
         __syncthreads();
-        list.each([&](const Candidate& mine) {
-            const auto at = static_cast<std::uint32_t>(mine.position - first);
-            const Choice is_chosen = choice(mine.key);
-            std::uint32_t* bits = is_chosen == Choice::yes ? memory.above : memory.equal;
-            if (at < positions_at_once && is_chosen != Choice::no) atomicOr(&bits[at / 32], 1U << at % 32);
+        const auto append = [&](std::int32_t position) {
+            memory.few.keys[atomicAdd(&memory.few.count, 1U)] = ~static_cast<std::uint32_t>(position);
+        };
+        each_slot([&](int i) {
+            if (keys[i] == place.low) append(memory.held[i][threadIdx.x]);
+        });
+        each_further([&](const Candidate& mine) {
+            if (mine.key == place.low) append(mine.position);
         });
         __syncthreads();
-        std::uint32_t above[own], equals[own];
-        std::uint32_t mine_above = 0, mine_equal = 0;
+        const auto last = static_cast<std::int32_t>(~told_apart(memory.few, place).low);
+        each_slot([&](int i) {
+            if (keys[i] == place.low && memory.held[i][threadIdx.x] > last) keys[i] = 0;
+        });
+        each_further([&](Candidate& mine) {
+            if (mine.key == place.low && mine.position > last) mine.key = 0;
+        });
+    }
+};
+
+// The positions of keys from `low` on, in order.
+__device__ inline void write_from(HoldingMemory& memory, const HeldCandidates& held, std::uint32_t low,
+                                  const Range& range, std::int32_t* indices) {
+    const auto begin = static_cast<std::int32_t>(range.begin);
+    auto* chosen = reinterpret_cast<std::uint32_t*>(memory.chosen);
+    const auto mark = [&](std::uint32_t at) { atomicOr(&chosen[at / 32], 1U << at % 32); };
+    std::uint32_t at[held_rows];  // from the range's begin
+    held.each_slot([&](int i) {
+        at[i] = ~0U;
+        if (held.keys[i] < low) return;
+        at[i] = static_cast<std::uint32_t>(memory.held[i][threadIdx.x] - begin);
+        mark(at[i]);
+    });
+    held.each_further([&](const Candidate& mine) {
+        if (mine.key >= low) mark(static_cast<std::uint32_t>(mine.position - begin));
+    });
+    __syncthreads();
+    constexpr int own = words_of_bits / 4 / choosing_threads;
+    std::uint32_t mine = 0;
+    FourWords before[own];
 #pragma unroll
-        for (int i = 0; i < own; ++i) {
-            above[i] = words_of(memory.above)[i / 4].v[i % 4];
-            equals[i] = words_of(memory.equal)[i / 4].v[i % 4];
-            mine_above += static_cast<std::uint32_t>(__popc(above[i]));
-            mine_equal += static_cast<std::uint32_t>(__popc(equals[i]));
+    for (int i = 0; i < own; ++i) {
+        const FourWords bits = memory.chosen[static_cast<int>(threadIdx.x) * own + i];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            before[i].v[j] = mine;
+            mine += static_cast<std::uint32_t>(__popc(bits.v[j]));
         }
-        const SumBefore sum_above = sum_before(mine_above, memory.select.sums);
-        const SumBefore sum_equal = sum_before(mine_equal, memory.select.sums);
-        std::uint32_t equal_before = equal + sum_equal.before;
-        std::uint32_t at = slot + sum_above.before + min(equal_before, wanted) - min(equal, wanted);
+    }
+    const std::uint32_t before_lane = sum_of_lanes_before(mine);
+    if (lane_id() == warp_size - 1) memory.of_warps[warp_id()] = before_lane + mine;
+    __syncthreads();
+    const std::uint32_t of_warp = lane_id() < holding_warps ? memory.of_warps[lane_id()] : 0;
+    const std::uint32_t all = redux_add(of_warp);
+    const std::uint32_t first = redux_add(lane_id() < warp_id() ? of_warp : 0U) + before_lane;
 #pragma unroll
-        for (int i = 0; i < own; ++i)
-            for (std::uint32_t bits = above[i] | equals[i]; bits != 0; bits &= bits - 1) {
-                const int bit = __ffs(static_cast<int>(bits)) - 1;
-                if ((equals[i] >> bit & 1) != 0 && equal_before++ >= wanted) continue;
-                to[at++] = static_cast<std::int32_t>(first) + (static_cast<int>(threadIdx.x) * own + i) * 32 + bit;
-            }
-        slot += sum_above.all + min(equal + sum_equal.all, wanted) - min(equal, wanted);
-        equal += sum_equal.all;
+    for (int i = 0; i < own; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) before[i].v[j] += first;
+        memory.written.before[static_cast<int>(threadIdx.x) * own + i] = before[i];
     }
-    if (is_gathered) {
-        __syncthreads();
-        for (std::uint32_t i = threadIdx.x; i < slot; i += choosing_threads) indices[i] = to[i];
-    }
-    return slot;
-}
-
-template <class List>
-__device__ std::uint32_t choose(ChoosingMemory& memory, const List& list, std::uint32_t k, Search search,
-                                const Range& range, std::int32_t* indices) {
-    while (!is_over(search)) search = next_digit(memory, list, search);
-    const auto choice = [&](std::uint32_t key) {
-        return !search.may_be_chosen(key) ? Choice::no : search.covers(key) ? Choice::first_ones : Choice::yes;
+    __syncthreads();
+    const auto* before_word = reinterpret_cast<const std::uint32_t*>(memory.written.before);
+    const auto write = [&](std::uint32_t position) {
+        const std::uint32_t lower = chosen[position / 32] & ((1U << position % 32) - 1);
+        memory.written.positions[before_word[position / 32] + static_cast<std::uint32_t>(__popc(lower))] =
+            begin + static_cast<std::int32_t>(position);
     };
-    return write_in_order(memory, list, k, search.wanted, choice, range, indices);
+    held.each_slot([&](int i) {
+        if (at[i] != ~0U) write(at[i]);
+    });
+    held.each_further([&](const Candidate& further) {
+        if (further.key >= low) write(static_cast<std::uint32_t>(further.position - begin));
+    });
+    __syncthreads();
+    for (std::uint32_t i = threadIdx.x; i < all; i += choosing_threads) indices[i] = memory.written.positions[i];
 }
 
-// `again`: only what a guess has spoilt the first time.
-__global__ void __launch_bounds__(choosing_threads, 2)
+__global__ void __launch_bounds__(choosing_threads, 3)
     best_of_runs(__grid_constant__ const IndexerTopK call, __grid_constant__ const RunLists lists,
-                 std::int64_t queries, bool again) {
-    ChoosingMemory& memory = shared<ChoosingMemory>();
-    const std::int64_t t = blockIdx.x;
-    const std::int64_t group = t / queries;
-    if (again && lists.again[group] == 0) return;
+                 std::uint32_t queries) {
+    HoldingMemory& memory = shared<HoldingMemory>();
+    const std::uint32_t t = blockIdx.x;
     std::int32_t* indices = call.indices + t * call.k;  // [k]
-    const Range range{max(call.scoring.start[t], 0), min(std::int64_t{call.scoring.end[t]}, call.scoring.S)};
-    if (range.begin >= range.end) return leave_unused(indices, 0, call.k);
-    const std::int32_t first_block = lists.first_block[group];
-    const LeftByRuns left{lists, memory, (group + first_block) * queries + t % queries, queries,
-                          lists.last_block[group] - first_block + 1};
+    const LeftByRuns left = left_by_runs(lists, memory.first_nan, t, queries);
+    const Range range = seen_by(call, t);
+    const auto leave = [&](bool is_open) {
+        if (threadIdx.x == 0) lists.open[t] = is_open ? 1 : 0;
+    };
+    if (range.begin >= range.end) {
+        leave(false);
+        return leave_unused(indices, 0, call.k);
+    }
+#pragma unroll
+    for (int i = 0; i < words_of_bits / 4; i += choosing_threads) memory.chosen[i + threadIdx.x] = {};
     if (threadIdx.x == 0) {
-        memory.count = memory.largest = 0;
+        memory.largest = memory.count_of_further = 0;
         memory.smallest = ~0U;
         memory.first_nan = no_position;
     }
+    clear_histogram(memory);
+    const Rows rows(left);
+    const bool dropped_nan =
+        min(lists.first_nan[left.first], lists.first_nan[left.first + (left.runs - 1) * left.step]) != no_position;
+    HeldCandidates held(memory);
     __syncthreads();
+    const bool can_fit = left.runs <= 2 && range.end - range.begin <= bits_of_positions && lists.k <= most_chosen;
     // A NaN exceeds every guess: where it ranks last, it may stand in the place of a better one.
-    const auto is_spoilt = [&](std::uint32_t count) {
-        const bool spoilt = lists.guesses != nullptr &&
-                            (memory.first_nan != no_position || count < min(call.k, range.end - range.begin));
-        if (spoilt && threadIdx.x == 0) atomicMax(&lists.again[group], 1);
-        return spoilt;
+    const auto tell_whether_spoilt = [&](bool has_nan, std::uint32_t count) {
+        const bool is_spoilt = lists.guesses != nullptr && ((has_nan && call.nan_as_minus_infinity) ||
+                                                            count < min(call.k, range.end - range.begin));
+        if (is_spoilt && threadIdx.x == 0) atomicMax(&lists.again[t / queries], 1);
+        return is_spoilt;
     };
-    HeldCandidates held;
-    if (held.load(left, memory)) {
+    if (can_fit) held.load(rows);
+    __syncthreads();
+    if (!can_fit || memory.count_of_further > room_for_further) {
+        if (threadIdx.x == 0) memory.few.count = 0;
         __syncthreads();
-        if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
-            return tell_nan(indices, call.k, memory.first_nan);
-        if (is_spoilt(held.count)) return;
-        // Where there are no more than k, all are above it; but not 0, where there is none.
-        Place place{.low = 1, .high = 0, .wanted = 0, .inside = 0, .above_before = 0, .inside_before = 0};
-        if (held.count > lists.k) {
-            place = {.low = memory.smallest,
-                     .high = memory.largest,
-                     .wanted = lists.k,
-                     .inside = held.count,
-                     .above_before = 0,
-                     .inside_before = 0};
-            place = narrowed_to(memory, place, digits + 1,
-                                [&](auto see) { held.each([&](const Candidate& mine) { see(mine.key); }); });
-        }
-        const auto choice = [&](std::uint32_t key) {
-            if (key < place.low) return Choice::no;
-            return key > place.high || place.inside == place.wanted ? Choice::yes : Choice::first_ones;
-        };
-        return leave_unused(indices, write_in_order(memory, held, lists.k, place.wanted, choice, range, indices),
-                            call.k);
+        left.count(memory.few.count);
+        if (lists.guesses != nullptr && call.nan_as_minus_infinity) left.each([](const Candidate&) {});
+        __syncthreads();
+        tell_whether_spoilt(dropped_nan || memory.first_nan != no_position, memory.few.count);
+        return leave(true);
     }
-    for (int i = static_cast<int>(threadIdx.x); i < left.runs * columns_of_a_query; i += choosing_threads) {
-        const std::int64_t query = left.first + i / columns_of_a_query * left.step;
-        const int column = i % columns_of_a_query;
-        atomicAdd(&memory.count, lists.counts[query * columns_of_a_query + column]);
-        if (column == 0) atomicMin(&memory.first_nan, lists.first_nan[query]);
+    const bool has_nan = dropped_nan || memory.first_nan != no_position;
+    if (tell_whether_spoilt(has_nan, held.count) || has_nan) return leave(true);
+    Place place{.low = 1, .high = ~0U, .wanted = lists.k, .inside = lists.k, .above_before = 0, .inside_before = 0};
+    if (held.count > lists.k) {
+        place = {.low = memory.smallest,
+                 .high = memory.largest,
+                 .wanted = lists.k,
+                 .inside = held.count,
+                 .above_before = 0,
+                 .inside_before = 0};
+        place = narrowed_to(memory, place, digits + 1, true, [&](auto see) { held.each_key(see); });
     }
-    __syncthreads();
-    const std::uint32_t count = memory.count;
-    Search search{.wanted = lists.k, .inside = count};
-    if (count <= lists.k) search.bits = key_bits;  // every key is above 0, the prefix
-    const auto may_be_chosen = [&] { return lists.k - search.wanted + search.inside; };
-    while (!is_over(search) && may_be_chosen() > room_on_chip) search = next_digit(memory, left, search);
-    const bool on_chip = may_be_chosen() <= room_on_chip;
-    if (on_chip)
-        bring_on_chip(memory, left, search);
-    else
-        left.each([](const Candidate&) {});
-    __syncthreads();
-    // All candidates have been seen.
-    if (memory.first_nan != no_position && !call.nan_as_minus_infinity)
-        return tell_nan(indices, call.k, memory.first_nan);
-    if (is_spoilt(count)) return;
-    const std::uint32_t written = on_chip ? choose(memory, OnChip{memory}, lists.k, search, range, indices)
-                                          : choose(memory, left, lists.k, search, range, indices);
-    leave_unused(indices, written, call.k);
+    if (place.inside != place.wanted) {
+        if (place.inside > Few::room) return leave(true);
+        held.keep_first(place);
+    }
+    leave(false);
+    write_from(memory, held, place.low, range, indices);
+    leave_unused(indices, min(std::int64_t{held.count}, call.k), call.k);
 }
 
 }  // namespace dsa

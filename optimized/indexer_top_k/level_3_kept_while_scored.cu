@@ -1,6 +1,7 @@
 // Level 3. indexer_logits' level 4, which keeps what may still be among the best instead of writing scores; then a
 // block a query chooses. Bound: FLOPs, as indexer_logits.
 #include "optimized/indexer_logits/ring_levels.cuh"
+#include "optimized/indexer_top_k/best_of_rest.cuh"
 #include "optimized/indexer_top_k/best_of_runs.cuh"
 #include "optimized/indexer_top_k/columns.cuh"
 #include "optimized/indexer_top_k/guess.cuh"
@@ -58,26 +59,19 @@ struct KeptRows : MappedRows<S> {
 };
 
 template <int heads, int row_bytes>
-void run(const IndexerTopK& call, const LevelThree& all, bool again) {
+void run_ring(const IndexerTopK& call, const LevelThree& all, bool again) {
+    if (all.blocks == 0) return;
     using S = Scores<heads, row_bytes, 256 / heads, Columns::by_lane>;
+    using Problem = Float32Scores<KeptRows<S>>;
     RunLists lists = all.lists;
     if (again) lists.guesses = nullptr;
-    if (all.blocks > 0) {
-        using Problem = Float32Scores<KeptRows<S>>;
-        const Problem rows{{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}};
-        launch("indexer_top_k_ring", indexer_top_k_ring<S, Problem>,
-               {.blocks = all.blocks,
-                .threads = ring_threads,
-                .shared_bytes = sizeof(KeepingMemory<S>),
-                .stream = call.scoring.stream},
-               rows, lists);
-    }
-    launch("best_of_runs", best_of_runs,
-           {.blocks = call.scoring.T,
-            .threads = choosing_threads,
-            .shared_bytes = sizeof(ChoosingMemory),
+    const Problem rows{{mapped_rows<S>(call.scoring), again ? lists.again : nullptr}};
+    launch("indexer_top_k_ring", indexer_top_k_ring<S, Problem>,
+           {.blocks = all.blocks,
+            .threads = ring_threads,
+            .shared_bytes = sizeof(KeepingMemory<S>),
             .stream = call.scoring.stream},
-           call, lists, all.queries, again);
+           rows, lists);
 }
 
 // Scores of a sample of the keys, and what they tell of all.
@@ -106,8 +100,20 @@ template <int heads, int row_bytes>
 void start(const IndexerTopK& call) {
     const LevelThree all = level_three(call);
     if (all.samples) guess_from_sample(call, all);
-    run<heads, row_bytes>(call, all, false);
-    if (all.samples) run<heads, row_bytes>(call, all, true);
+    run_ring<heads, row_bytes>(call, all, false);
+    launch("best_of_runs", best_of_runs,
+           {.blocks = call.scoring.T,
+            .threads = choosing_threads,
+            .shared_bytes = sizeof(HoldingMemory),
+            .stream = call.scoring.stream},
+           call, all.lists, static_cast<std::uint32_t>(all.queries));
+    if (all.samples) run_ring<heads, row_bytes>(call, all, true);
+    launch("best_of_rest", best_of_rest,
+           {.blocks = std::min(call.scoring.T, 2 * blocks_at_work),
+            .threads = choosing_threads,
+            .shared_bytes = sizeof(ChoosingMemory),
+            .stream = call.scoring.stream},
+           call, all.lists, static_cast<std::uint32_t>(all.queries));
 }
 
 template <int row_bytes>

@@ -30,6 +30,7 @@ struct RunLists {
     std::int32_t *first_block, *last_block;  // [groups]: who has a group's runs
     const float* guesses;                    // [T]: what a candidate must exceed; null: nobody has guessed
     std::int32_t* again;                     // [groups]: a guess was too high for one of the queries
+    std::int32_t* open;                      // [T]: the query's best are still to be found
     std::int64_t rows, room;
     std::uint32_t k;
 };
@@ -107,6 +108,7 @@ inline LevelThree level_three(const IndexerTopK& call) {
     lists.first_block = parts.next<std::int32_t>(groups);
     lists.last_block = parts.next<std::int32_t>(groups);
     lists.again = parts.next<std::int32_t>(groups);
+    lists.open = parts.next<std::int32_t>(scoring.T);
     if (all.samples) {
         all.sample.k = parts.next<e4m3>(sampled * scoring.D_I);
         all.sample.k_scale = parts.next<float>(sampled);

@@ -227,30 +227,81 @@ __device__ void sum_bins(const Group& group, Histogram<Group::most>& histogram) 
     for (int i = 0; i < own; ++i) group.of(histogram.sums[group.rank()][warp_id() * own + i], lane_id()) = sums[i];
 }
 
-// Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
-// each(see) calls see(key) for a thread's keys. `memory` has a histogram and a place. All threads of the block, which
-// is alone, come after a barrier.
+// A few keys that a digit has left, in no order.
+struct Few {
+    static constexpr std::uint32_t room = warp_size;
+    std::uint32_t keys[room];
+    std::uint32_t count;
+};
+
+// The wanted-th best of the few, told by comparing all with all. Each warp finds it for itself.
+__device__ inline Place told_apart(const Few& few, Place place) {
+    const auto lane = static_cast<std::uint32_t>(lane_id());
+    const std::uint32_t mine = lane < place.inside ? few.keys[lane] : 0;
+    std::uint32_t above = 0, equal = 0;
+    for (std::uint32_t i = 0; i < place.inside; ++i) {
+        const std::uint32_t other = few.keys[i];
+        above += other > mine ? 1 : 0;
+        equal += other == mine ? 1 : 0;
+    }
+    const bool is_it = lane < place.inside && above < place.wanted && place.wanted <= above + equal;
+    const int from = __ffs(static_cast<int>(__ballot_sync(all_lanes, is_it))) - 1;
+    place.low = place.high = __shfl_sync(all_lanes, mine, from);
+    place.wanted -= __shfl_sync(all_lanes, above, from);
+    place.inside = __shfl_sync(all_lanes, equal, from);
+    return place;
+}
+
+template <class Memory>
+__device__ void clear_histogram(Memory& memory) {
+    for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads) memory.histogram.bins[i] = 0;
+    if (threadIdx.x == 0) memory.few.count = 0;
+}
+
+// Narrows the place by a digit that the threads have counted in memory.histogram. All threads of the block, which is
+// alone, come after a barrier.
+template <class Memory>
+__device__ Place counted(Memory& memory, Place place, int shift) {
+    sum_bins(Alone{}, memory.histogram);
+    __syncthreads();
+    if (warp_id() == 0) {
+        place = narrowed(Alone{}, memory.histogram, place, shift);
+        if (lane_id() == 0) memory.place = place;
+    }
+    __syncthreads();
+    return memory.place;
+}
+
+// The same where the place holds a few keys, and memory.few none. each(see) calls see(key) for a thread's keys.
 template <class Memory, class Each>
-__device__ Place narrowed_to(Memory& memory, Place place, int most_digits, Each each) {
+__device__ Place told_apart(Memory& memory, const Place& place, Each each) {
+    each([&](std::uint32_t key) {
+        if (key - place.low <= place.high - place.low) memory.few.keys[atomicAdd(&memory.few.count, 1U)] = key;
+    });
+    __syncthreads();
+    return told_apart(memory.few, place);
+}
+
+// Narrows the place until it holds no more keys than are wanted of it, or a single key, or `digits` were counted.
+// each(see) calls see(key) for a thread's keys. `memory` has a histogram, a place and a few keys. All threads come
+// after a barrier; is_clear: and after clear_histogram.
+template <class Memory, class Each>
+__device__ Place narrowed_to(Memory& memory, Place place, int most_digits, bool is_clear, Each each) {
     for (int digit = 0; digit < most_digits && place.low != place.high && place.inside != place.wanted; ++digit) {
+        if (digit > 0 && place.inside <= Few::room) return told_apart(memory, place, each);
         constexpr int digit_bits = 11;
         const int shift = max(0, key_bits - digit_bits - __clz(place.high - place.low));
-        for (int i = static_cast<int>(threadIdx.x); i <= elsewhere; i += holding_threads)
-            memory.histogram.bins[i] = 0;
-        __syncthreads();
+        if (digit > 0 || !is_clear) {
+            clear_histogram(memory);
+            __syncthreads();
+        }
         each([&](std::uint32_t key) {
             const std::uint32_t from_low = key - place.low;
-            atomicAdd(&memory.histogram.bins[from_low <= place.high - place.low ? from_low >> shift : elsewhere], 1U);
+            const bool is_covered = from_low <= place.high - place.low;
+            atomicAdd(&memory.histogram.bins[is_covered ? from_low >> shift : elsewhere], 1U);
         });
         __syncthreads();
-        sum_bins(Alone{}, memory.histogram);
-        __syncthreads();
-        if (warp_id() == 0) {
-            place = narrowed(Alone{}, memory.histogram, place, shift);
-            if (lane_id() == 0) memory.place = place;
-        }
-        __syncthreads();
-        place = memory.place;
+        place = counted(memory, place, shift);
     }
     return place;
 }

@@ -21,9 +21,11 @@ struct Shared {
     std::int32_t best[most_k];
     Histogram<1> histogram;
     Place place;
+    Few few;
     std::uint32_t of_warps[2][holding_warps];
     std::uint32_t sums[32];
     std::uint32_t appended, largest;
+    bool is_clear;  // is the histogram
     std::int32_t first_nan;
 };
 
@@ -53,9 +55,14 @@ __device__ Stream above(std::uint32_t low) {
     return {.threshold = just_below(low), .low = low, .kept = 0, .old = 0, .is_guess = low != 0};
 }
 
+// A digit where what is looked for is likely to lie within four octaves of a known key: tells it to a part of 512.
+constexpr int near_bits = 25, near_shift = near_bits - 11;
+constexpr std::uint32_t near_range = (1U << near_bits) - 1, top_bin = near_range >> near_shift;
+
 // Newcomers get their keys, and it becomes known whether one of them is NaN, and the largest key. All threads come,
-// after a barrier.
-__device__ void count_in(Shared& memory, Stream& stream) {
+// after a barrier. Where the histogram is clear, all are counted too, and that is told.
+__device__ bool count_in(Shared& memory, Stream& stream) {
+    const bool counts = memory.is_clear;
     std::uint32_t largest = 0;
     for (std::uint32_t i = threadIdx.x; i < stream.kept; i += holding_threads) {
         if (i >= stream.old) {
@@ -63,25 +70,39 @@ __device__ void count_in(Shared& memory, Stream& stream) {
             if (is_nan(score)) atomicMin(&memory.first_nan, memory.positions[i]);
             memory.keys[i] = key_of(score);
         }
-        largest = max(largest, memory.keys[i]);
+        const std::uint32_t key = memory.keys[i];
+        largest = max(largest, key);
+        // What lies higher is counted with the highest bin.
+        if (counts) atomicAdd(&memory.histogram.bins[min(key - stream.low, near_range) >> near_shift], 1U);
     }
     largest = redux_max(largest);
     if (lane_id() == 0) atomicMax(&memory.largest, largest);
     stream.old = stream.kept;
     __syncthreads();
+    if (threadIdx.x == 0) memory.is_clear = false;
+    return counts;
 }
 
 // Where the k-th best of the list is, after count_in.
-__device__ Place kth_of_list(Shared& memory, const Stream& stream, std::uint32_t k) {
-    const Place all{.low = stream.low,
-                    .high = memory.largest,
-                    .wanted = k,
-                    .inside = stream.kept,
-                    .above_before = 0,
-                    .inside_before = 0};
-    return narrowed_to(memory, all, digits + 1, [&](auto see) {
+__device__ Place kth_of_list(Shared& memory, const Stream& stream, std::uint32_t k, bool is_counted) {
+    const auto each = [&](auto see) {
         for (std::uint32_t i = threadIdx.x; i < stream.kept; i += holding_threads) see(memory.keys[i]);
-    });
+    };
+    Place place{.low = stream.low,
+                .high = memory.largest,
+                .wanted = k,
+                .inside = stream.kept,
+                .above_before = 0,
+                .inside_before = 0};
+    if (is_counted) {
+        const Place near = counted(memory, place, near_shift);
+        if (near.low != stream.low + (top_bin << near_shift)) {
+            if (near.inside == near.wanted) return near;
+            if (near.inside <= Few::room) return told_apart(memory, near, each);
+            place = near;
+        }
+    }
+    return narrowed_to(memory, place, digits + 1, false, each);
 }
 
 // A key that, going by a sample, a few more than k of the row reach; 0 where a sample tells nothing.
@@ -108,19 +129,45 @@ __device__ std::uint32_t guess(Shared& memory, const RowOfScores& row, std::uint
     const float expected = static_cast<float>(count) * static_cast<float>(k) / static_cast<float>(row.count);
     const auto rank = static_cast<std::uint32_t>(expected + 5.0F * sqrtf(expected) + 8.0F);
     if (rank >= count) return 0;
-    const Place all{.low = 0, .high = ~0U, .wanted = rank, .inside = count, .above_before = 0, .inside_before = 0};
-    const Place place = narrowed_to(memory, all, 2, [&](auto see) {
+    std::uint32_t largest = 0;
 #pragma unroll
-        for (int i = 0; i < sampled; ++i) see(keys[i]);
-    });
+    for (int i = 0; i < sampled; ++i) largest = max(largest, keys[i]);
+    largest = redux_max(largest);
+    if (lane_id() == 0) atomicMax(&memory.largest, largest);
+    __syncthreads();
+    // What lies lower is counted with the lowest bin.
+    largest = memory.largest;
+    Place place{.low = largest - min(largest, near_range),
+                .high = largest,
+                .wanted = rank,
+                .inside = count,
+                .above_before = 0,
+                .inside_before = 0};
+    const std::uint32_t low = place.low;
+#pragma unroll
+    for (int i = 0; i < sampled; ++i) atomicAdd(&memory.histogram.bins[(max(keys[i], low) - low) >> near_shift], 1U);
+    __syncthreads();
+    place = counted(memory, place, near_shift);
+    clear_histogram(memory);
+    if (threadIdx.x == 0) memory.largest = 0;
+    if (place.low == low) {
+        const Place all{
+            .low = 0, .high = ~0U, .wanted = rank, .inside = count, .above_before = 0, .inside_before = 0};
+        __syncthreads();
+        place = narrowed_to(memory, all, 2, true, [&](auto see) {
+#pragma unroll
+            for (int i = 0; i < sampled; ++i) see(keys[i]);
+        });
+        clear_histogram(memory);
+    }
     return place.low;
 }
 
 // The k best of the list stay.
 __device__ void cut(Shared& memory, Stream& stream, std::uint32_t k) {
     __syncthreads();
-    count_in(memory, stream);
-    const Place place = kth_of_list(memory, stream, k);
+    const bool is_counted = count_in(memory, stream);
+    const Place place = kth_of_list(memory, stream, k, is_counted);
     // put_best wants a key: of several that are all wanted, the lowest, with those above it.
     std::uint32_t lowest = place.low;
     std::uint32_t wanted = place.wanted;
@@ -281,21 +328,23 @@ __global__ void __launch_bounds__(holding_threads, 2) top_k_sampled(__grid_const
     if (threadIdx.x == 0) {
         memory.first_nan = no_position;
         memory.largest = 0;
+        memory.is_clear = true;
     }
+    clear_histogram(memory);
     __syncthreads();
     Stream stream = above(guess(memory, row, k));
     pass_by(memory, k, row, first, stream);
-    count_in(memory, stream);
+    bool is_counted = count_in(memory, stream);
     // A NaN exceeds every threshold: where it ranks last, it may have been kept in the place of a better one.
     const bool has_nan = memory.first_nan != no_position;
     if (has_nan && !call.nan_as_minus_infinity) return tell_nan(indices, call.k, memory.first_nan);
     if (stream.is_guess && (has_nan || stream.kept < min(std::int64_t{k}, row.count))) {
         stream = above(0);
         pass_by(memory, k, row, first, stream);
-        count_in(memory, stream);
+        is_counted = count_in(memory, stream);
     }
     if (row.count <= call.k) return take_all(indices, call.k, row.begin, row.count);
-    put_list(memory, indices, stream.kept, k, kth_of_list(memory, stream, k));
+    put_list(memory, indices, stream.kept, k, kth_of_list(memory, stream, k, is_counted));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Scores as whole numbers of the same order, and where a block's threads stand among each other.
 #pragma once
 
-#include "optimized/hopper/device.h"
+#include "optimized/hopper/warp.h"
 
 namespace dsa {
 
@@ -42,12 +42,10 @@ __device__ inline SumBefore sum_before(std::uint32_t value, std::uint32_t (&scra
     }
     if (lane_id() == warp_size - 1) scratch[warp_id()] = sum;
     __syncthreads();
-    SumBefore result{sum - value, 0};
     const int warps = static_cast<int>(blockDim.x) / warp_size;
-    for (int w = 0; w < warps; ++w) {
-        if (w < warp_id()) result.before += scratch[w];
-        result.all += scratch[w];
-    }
+    const std::uint32_t of_warp = lane_id() < warps ? scratch[lane_id()] : 0;
+    const std::uint32_t before = redux_add(lane_id() < warp_id() ? of_warp : 0U);
+    const SumBefore result{before + sum - value, redux_add(of_warp)};
     __syncthreads();
     return result;
 }

@@ -117,16 +117,17 @@ def test_top_k_of_rows_whose_sample_misleads(tmp_path, nan_scores):
     generator = np.random.default_rng(18)
     S, k = 19_000, 3001
     sampled = (S // 16 * np.arange(256) // 256 * 16)[:, None] + np.arange(16)
-    scores = generator.uniform(-1, 1, (5, S))
+    scores = generator.uniform(-1, 1, (6, S))
     scores[0, sampled[::2]] += 10  # half of the sample: fewer than k reach what it tells
     scores[1, sampled] -= 10  # all else is better, and more than fits
     scores[2] = np.arange(S) - 5000  # each is better than all before
     scores[3] = -scores[2]
     scores[4, sampled] += 10  # ties at the guess itself
     scores[4] = np.round(scores[4])
+    scores[5, ::100] = 1e30  # the guess lies many octaves below the largest of the sample
     if nan_scores == "-inf":
         scores[:, 7::9] = np.nan
-    start, end = np.array([0, 1, 2, 3, 0]), np.full(5, S)
+    start, end = np.array([0, 1, 2, 3, 0, 5]), np.full(6, S)
     tensors = rows_for_top_k(scores, start, end)
     indices = answer(tmp_path, "top_k", 5, tensors, {"topk": k}, {"nan_scores": nan_scores}, "indices")
     ranked = np.where(np.isnan(scores), -np.inf, scores).astype(np.float32)
@@ -183,9 +184,9 @@ def test_fused_selection_is_that_of_the_same_levels_logits(tmp_path, level, scor
 HOPPER = {"fp8_sums": "hopper"}
 
 
-def directed(scores, D_I: int = 64) -> dict:
+def directed(scores, D_I: int = 64, T: int = 9) -> dict:
     """The indexer's inputs whose every query has these scores [S]: one head, q . k = 1, and k_scale does the rest."""
-    T, S = 9, len(scores)  # a warpgroup's 8 queries of the 16 are there, and one of the other's
+    S = len(scores)  # of 9 queries a warpgroup has its 8 of the 16, and the other has one
     one = np.zeros((T, 2, D_I))  # level 3 takes heads in pairs: the second adds nothing
     one[:, 0, 0] = 1
     key = np.zeros((S, D_I))
@@ -241,6 +242,21 @@ def test_columns_of_candidates_lose_nothing(tmp_path, row):
     indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER | {"nan_scores": "-inf"}, "indices")
     ranked = np.where(np.isnan(scores), -np.inf, scores)
     np.testing.assert_array_equal(indices, best(np.tile(ranked, (9, 1)), start, end, k))
+
+
+@pytest.mark.parametrize("row", ("a long column", "a sample that is too bad", "two values", "a few equal", "normal"))
+def test_candidates_beyond_the_registers_are_chosen_from_too(tmp_path, row):
+    """Two groups, so that a query has one run or two; columns of more rows than the threads that choose have registers."""
+    S, k = 1601, 256
+    rows = hard_rows(S)
+    crowded = rows["a crowded column"].copy()
+    crowded[13::64] += np.arange(len(crowded[13::64])) + 10  # two of each tile, in the same column
+    rows |= {"a long column": crowded, "a few equal": np.round(rows["normal"], 2)}
+    tensors = directed(rows[row], T=17)
+    tensors["end"][0][3] = S - 7
+    indices = answer(tmp_path, "indexer_top_k", 3, tensors, {"topk": k}, HOPPER, "indices")
+    scores = np.tile(tensors["k_scale"][0], (17, 1))
+    np.testing.assert_array_equal(indices, best(scores, tensors["start"][0], tensors["end"][0], k))
 
 
 @pytest.mark.parametrize("H_I", (6, 20, 64))
