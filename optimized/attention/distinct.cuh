@@ -95,31 +95,33 @@ struct DistinctSlots {
         for (int j = 0; j < each; ++j) {
             std::int32_t& index = mine.index[j];
             if (index < 0 || index >= rows) index = nobody;
-            if (index == nobody) continue;
-            first |= 1U << j;
-            const std::uint32_t hash = hash_of(index, multiplier_of(0), bits_of_bit), bit = 1U << hash % 32;
+            if (index != nobody) first |= 1U << j;
+            // Who is nobody sets no bit, somewhere: without branches all go at once.
+            const std::uint32_t hash =
+                hash_of(index != nobody ? index : thread + j * threads, multiplier_of(0), bits_of_bit);
+            const std::uint32_t bit = index != nobody ? 1U << hash % 32 : 0;
             if ((atomicOr(&table.bits_of(hash / 32), bit) & bit) != 0) late |= 1U << j;
         }
-#pragma unroll
-        for (int j = 0; j < each; ++j) {
-            if ((late >> j & 1) == 0) continue;
+        for (; late != 0; late &= late - 1) {
+            const int slot = thread + (__ffs(static_cast<int>(late)) - 1) * threads;
             const int n = atomicAdd(&table.lates, 1);
-            if (n >= most_late) continue;
-            table.late[n / 4].at[n % 4] = mine.index[j];
-            table.slot_of_late[n] = thread + j * threads;
+            if (n >= most_late) break;
+            table.late[n / 4].at[n % 4] = row[slot];
+            table.slot_of_late[n] = slot;
         }
         barrier_sync(barrier, threads);
         const int lates = table.lates;
         if (lates > most_late) {
-            first = find_in_rounds(table, mine, row, first, thread, barrier);
+            first = find_in_rounds(table, row, first, thread, barrier);
         } else {
             for (int n = 0; n < lates; n += 4) {
                 const Four four = table.late[n / 4];
+                bool any = false;
 #pragma unroll
-                for (int i = 0; i < 4; ++i)
+                for (const std::int32_t index : four.at)
 #pragma unroll
-                    for (int j = 0; j < each; ++j)
-                        if (mine.index[j] == four.at[i]) meet(table, thread + j * threads, table.slot_of_late[n + i]);
+                    for (int j = 0; j < each; ++j) any |= mine.index[j] == index;
+                if (any) meet(table, mine, thread, n);
             }
             barrier_sync(barrier, threads);
 #pragma unroll
@@ -144,37 +146,45 @@ struct DistinctSlots {
     __device__ static std::uint32_t hash_of(std::int32_t index, std::uint32_t multiplier, int hash_bits) {
         return static_cast<std::uint32_t>(index) * multiplier >> (32 - hash_bits);
     }
-    // Two slots with the same index, or one that meets itself.
-    __device__ static void meet(Table& table, int a, int b) {
-        const int higher = max(a, b);
-        if (a != b) atomicOr(&table.twice[higher / 32], 1U << higher % 32);
+    // Four late ones, of which some have the index of one of this thread's slots, or are one.
+    __device__ static void meet(Table& table, const Mine& mine, int thread, int n) {
+#pragma unroll 1
+        for (const int end = n + 4; n < end; ++n) {
+            const std::int32_t index = table.late[n / 4].at[n % 4];
+            std::uint32_t like = 0;
+#pragma unroll
+            for (int j = 0; j < each; ++j)
+                if (mine.index[j] == index) like |= 1U << j;
+            for (; like != 0; like &= like - 1) {
+                const int slot = thread + (__ffs(static_cast<int>(like)) - 1) * threads,
+                          other = table.slot_of_late[n];
+                const int higher = max(slot, other);
+                if (slot != other) atomicOr(&table.twice[higher / 32], 1U << higher % 32);
+            }
+        }
     }
     // open: a bit a slot of this thread that is in range. Returns those that are the first of their index.
-    __device__ static std::uint32_t find_in_rounds(Table& table, const Mine& mine, const std::int32_t* row,
-                                                   std::uint32_t open, int thread, int barrier) {
+    __device__ static std::uint32_t find_in_rounds(Table& table, const std::int32_t* row, std::uint32_t open,
+                                                   int thread, int barrier) {
         std::uint32_t first = 0;
         for (int i = thread; i < words / 4; i += threads) table.four[i] = {{empty, empty, empty, empty}};
         barrier_sync(barrier, threads);
         for (int round = 0;; ++round) {
             const int below = 2 * most * round;  // a round's entries are lower than all before
-            const auto place = [&](std::int32_t index) -> std::int32_t& {
-                return table.place(hash_of(index, multiplier_of(round), bits_of_place));
+            const auto place = [&](int slot) -> std::int32_t& {
+                return table.place(hash_of(row[slot], multiplier_of(round), bits_of_place));
             };
-#pragma unroll
-            for (int j = 0; j < each; ++j)
-                if ((open >> j & 1) != 0) atomicMin(&place(mine.index[j]), thread + j * threads - below);
-            barrier_sync(barrier, threads);
-            std::uint32_t left = 0;
-#pragma unroll
-            for (int j = 0; j < each; ++j) {
-                if ((open >> j & 1) == 0) continue;
-                const int there = place(mine.index[j]) + below;
-                if (there == thread + j * threads)
-                    first |= 1U << j;
-                else if (row[there] != mine.index[j])
-                    left |= 1U << j;
+            for (std::uint32_t left = open; left != 0; left &= left - 1) {
+                const int slot = thread + (__ffs(static_cast<int>(left)) - 1) * threads;
+                atomicMin(&place(slot), slot - below);
             }
-            open = left;
+            barrier_sync(barrier, threads);
+            for (std::uint32_t left = open; left != 0; left &= left - 1) {
+                const int j = __ffs(static_cast<int>(left)) - 1, slot = thread + j * threads;
+                const int there = place(slot) + below;
+                if (there == slot) first |= 1U << j;
+                if (row[there] == row[slot]) open &= ~(1U << j);
+            }
             if (open != 0) atomicMax(&table.rounds, round + 1);
             barrier_sync(barrier, threads);
             if (table.rounds <= round) return first;

@@ -119,7 +119,7 @@ TEST_CASE("more late ones than are listed: in rounds") {
     with_seeds(3, [] {
         CHECK(check(distinct(most)) > Selection::most_late);
         CHECK(check(of_one_bit(Selection::most_late + 2)) == Selection::most_late + 1);
-        CHECK(check(std::vector<int>(most, 7)) == most - 1);
+        CHECK(check(std::vector<int>(most, 7)) > Selection::most_late);
         std::vector<int> row = distinct(most);
         for (std::size_t i = 0; i < most; ++i) row[i] = row[i * i % 61];
         check(row);
