@@ -127,8 +127,8 @@ struct DistinctSlots {
 #pragma unroll
             for (int j = 0; j < each; ++j)
                 if ((table.twice[(thread + j * threads) / 32] >> lane_id() & 1) != 0) first &= ~(1U << j);
-            barrier_sync(barrier, threads);  // the table may be used for something else
         }
+        barrier_sync(barrier, threads);  // the table may be used for something else
 #pragma unroll
         for (int j = 0; j < each; ++j) {
             const std::uint32_t found = __ballot_sync(all_lanes, (first >> j & 1) != 0);

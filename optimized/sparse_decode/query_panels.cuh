@@ -15,7 +15,8 @@ struct QueryPanels {
     static constexpr int row_bytes = 2 * width;
     static_assert(heads * row_bytes <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
     static constexpr int warps = 4 * (weighing + 1), converters = warps * warp_size;  // warps 0, 1, ...
-    static constexpr int bunches = heads / 8, of_row = width / 8 / 4, latents = latent / 8 / 4;
+    static constexpr int of_row = width / 8 / 4, latents = latent / 8 / 4;  // times four pieces of 8 columns
+    static constexpr int halves = 2, of_half = heads == 8 ? 8 : heads / halves, each = of_row * halves / warps;
     Memory<heads>& memory;
     const int count;  // of rows; the others are zeros
 
@@ -35,24 +36,33 @@ struct QueryPanels {
         barrier_sync(barrier, converters);
         const int exponent = exponent_of_q - max((memory.largest_q >> 7) - 127, -100);
         const std::uint32_t one = static_cast<std::uint32_t>(exponent + 127) << 7, by = one | one << 16;  // as bf16
-        // A job is of 8 heads, and a piece of 8 columns of each for the four lanes p. Two heads do not have the same
-        // of four pieces: no two lanes of a wavefront meet in one bank, neither here nor there.
-#pragma unroll 2
-        for (int job = warp_id(); job < bunches * of_row; job += warps) {
-            const int row = group(), p = place(), head = job % bunches * 8 + row, i = job / bunches;
+        // A warp has three times four pieces of 8 columns, a lane p one of four, of half of the heads. Of two heads
+        // in a row it is not the same: no two lanes of a wavefront meet in one bank, neither here nor there.
+        const int row = group(), p = place(), first = warp_id() / (warps / halves) * of_half + row;
+        const Words* from = staged() + first * (row_bytes / 16);
+#pragma unroll 1
+        for (int i = warp_id() % (warps / halves), n = 0; n < each && first < heads; ++n, i += warps / halves) {
             const bool turned = i >= latents;
             const int at = turned ? latents + (i + row) % 2 : i / 4 * 4 + (i + row) % 4;
             const int piece = turned ? 4 * at + p : at / 4 * 16 + p / 2 * 8 + at % 4 * 2 + p % 2;
-            const Words eight = head < count ? staged()[head * (row_bytes / 16) + piece] : Words{};
-            unsigned char* panel = memory.q[at / 2] + head * 128;
+            unsigned char* panel = memory.q[at / 2] + first * 128;
+            unsigned char* to[4];
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const std::uint32_t two = multiply_pairs(eight.at[j], by);
                 // Of the latent piece 2 step + half; of the rotated columns a piece is one step of two lanes.
                 const int row_piece = turned ? 2 * p + j % 2 : at % 2 * 4 + j;
                 const int word = turned ? at % 2 * 2 + j / 2 : p;
-                *reinterpret_cast<std::uint32_t*>(panel + ((row_piece ^ row) << 4) + 4 * word) =
-                    turned ? two : to_f16_pair(first_of_pair(two), second_of_pair(two));
+                to[j] = panel + ((row_piece ^ row) << 4) + 4 * word;
+            }
+#pragma unroll
+            for (int head = 0; head < of_half; head += 8) {
+                const Words eight = first + head < count ? from[head * (row_bytes / 16) + piece] : Words{};
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    const std::uint32_t two = multiply_pairs(eight.at[j], by);
+                    *reinterpret_cast<std::uint32_t*>(to[j] + head * 128) =
+                        turned ? two : to_f16_pair(first_of_pair(two), second_of_pair(two));
+                }
             }
         }
         fence_proxy_async_shared();

@@ -26,6 +26,7 @@ void find(const int* row, int end, std::uint32_t* counts, int* lates) {
     memory.selection.find(memory.table, row, end, rows, thread, of_all);
     if (thread == 0) *lates = memory.table.lates;
     if (thread < most / 32) memory.table.twice[thread] = 7;  // the table is free again
+    if (thread == 1) memory.table.rounds = 7;
     barrier_sync(of_all, threads);
     if (thread < most / 32) counts[thread] = memory.selection.counts[thread];
 }
