@@ -54,15 +54,15 @@ struct Plan {
         int heads;
         double a_block, a_tile;
     };
-    static constexpr Cost costs[] = {{64, 11.5, 2.1}, {32, 7.5, 1.5}, {16, 6.2, 1.35}, {8, 6.0, 1.3}};
+    static constexpr Cost costs[] = {{64, 7.8, 1.72}, {32, 6.9, 1.2}, {16, 6.7, 1.33}, {8, 5.7, 1.31}};
     double predicted(const Cost& cost, int bunches, int count, int each) const {
-        constexpr double starting = 4, adding = 0.8, a_row = 0.0018, bytes_a_us = 6e6;
+        constexpr double starting = 4.8, a_row = 0.0034, bytes_a_us = 6.9e6;
         const double blocks = static_cast<double>(rows_of_q) * bunches * count;
         const double time = starting + std::ceil(blocks / multiprocessors) * (cost.a_block + cost.a_tile * each);
         if (count == 1) return time;
         const auto rows = static_cast<double>(rows_of_q * H);
-        if (count == together) return time + 2.5 + rows * 0.0008;
-        return time + adding + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
+        if (count == together) return time + 4.9 + rows * 0.00124;
+        return time + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
     }
     __host__ __device__ int cluster() const { return splits == together ? together : 1; }
     Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
