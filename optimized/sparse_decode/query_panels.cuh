@@ -37,14 +37,13 @@ struct QueryPanels {
         const int exponent = exponent_of_q - max((memory.largest_q >> 7) - 127, -100);
         const std::uint32_t one = static_cast<std::uint32_t>(exponent + 127) << 7, by = one | one << 16;  // as bf16
         // A warp has three times four pieces of 8 columns, a lane p one of four, of half of the heads. Which four is
-        // another for each of four heads, and for two of the lanes: none of a wavefront meet in one bank, neither
-        // here nor there.
+        // another for each of four heads: what is stored at once meets no bank twice.
         const int row = group(), p = place(), first = warp_id() / (warps / halves) * of_half + row;
         const Words* from = staged() + first * (row_bytes / 16);
 #pragma unroll 1
         for (int i = warp_id() % (warps / halves), n = 0; n < each && first < heads; ++n, i += warps / halves) {
             const bool turned = i >= latents;
-            const int at = turned ? latents + (i + row) % 2 : i / 4 * 4 + (i + row + p / 2 * 2) % 4;
+            const int at = turned ? latents + (i + row) % 2 : i / 4 * 4 + (i + row) % 4;
             const int piece = turned ? 4 * at + p : at / 4 * 16 + p / 2 * 8 + at % 4 * 2 + p % 2;
             unsigned char* panel = memory.q[at / 2] + first * 128;
             unsigned char* to[4];
@@ -77,7 +76,7 @@ struct QueryPanels {
         constexpr std::uint32_t infinite = 0x7f80;
         const int pieces = count * (row_bytes / 16);
         std::uint32_t pair = 0;
-#pragma unroll 6
+#pragma unroll 4
         for (int i = static_cast<int>(threadIdx.x); i < pieces; i += converters)
 #pragma unroll
             for (const std::uint32_t two : staged()[i].at) pair = larger_pair(pair, magnitudes(two));
