@@ -165,13 +165,21 @@ __global__ void __launch_bounds__(threads, 1)
     const int thread = static_cast<int>(threadIdx.x), role = thread / warpgroup;
     const QueryPanels<heads> of_q{memory, count};
     Turn turn;
+    Selection::Mine mine{};  // of those that weigh: what they look for
     if (role == weighing + 1) {
-        give_back_registers<carrier_registers>();
         if (thread % warpgroup == 0) {
             init_barriers(memory);
             of_q.bring(q + first * width);
         }
-        barrier_sync(all_threads, threads);
+    } else if (role < weighing) {
+        mine = Selection::read(row, first_slot + slots, thread);
+        Selection::clear(memory.table, thread);
+    } else if (thread % warpgroup < heads) {
+        memory.reference[thread % warpgroup] = nothing;
+    }
+    __syncthreads();
+    if (role == weighing + 1) {
+        give_back_registers<carrier_registers>();
         bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4,
               [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
         if (plan.splits <= together)
@@ -181,14 +189,8 @@ __global__ void __launch_bounds__(threads, 1)
         return;
     }
     if (role < weighing) {
-        auto mine = Selection::read(row, first_slot + slots, thread);
-        Selection::clear(memory.table, thread);
-        barrier_sync(all_threads, threads);
         memory.selection.find(memory.table, mine, row, cache_slots, thread, of_weighers);
         warp_arrives(memory.counts_known);
-    } else {
-        if (thread % warpgroup < heads) memory.reference[thread % warpgroup] = nothing;
-        barrier_sync(all_threads, threads);
     }
     of_q.convert(of_both);
     if (role == weighing) {
