@@ -158,12 +158,12 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
 // 1, 2 p + 8 and 2 p + 9. q is laid out alike.
 //
 // q's rows come into the place of tiles 1 and 2, `apart` bytes from each other, and go from there to panels.
-template <int heads, class Shared>
+template <int heads>
 struct QueryRows {
     static constexpr int bytes = 2 * width, apart = bytes + 16;
     static_assert(heads * apart <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
     static constexpr int pieces = width / 8, latent_pieces = latent / 8, each = pieces / 4;
-    Shared& memory;
+    Memory<heads>& memory;
     const int count;  // of rows; the others are zeros
 
     __device__ unsigned char* staged() const { return memory.ring.tile[1]; }
@@ -459,16 +459,16 @@ struct Scorer {
 
 // Warp w has 64 columns: fragment 2 u + c / 2 of its weigher has column 32 u + 4 g + c in row 16 w + g + 8 (c % 2),
 // so that a lane's word of four codes is two rows of two fragments.
-template <int heads, class Shared>
+template <int heads>
 struct Weigher {
     static constexpr int units = 2 * tokens / 16;  // of a tile: 16 tokens, u; two fragments each
-    Shared& memory;
+    Memory<heads>& memory;
     float out[fragments][heads / 2];
     const int first_column = static_cast<int>(threadIdx.x) / 32 * 64;  // the warp's
     const int quarter = first_column / scaled;
     std::uint32_t words[4];  // of four tokens: codes
 
-    __device__ explicit Weigher(Shared& of) : memory(of) {
+    __device__ explicit Weigher(Memory<heads>& of) : memory(of) {
 #pragma unroll
         for (auto& fragment : out)
 #pragma unroll
@@ -482,10 +482,10 @@ struct Weigher {
         for (int i = 0; i < 4; ++i)
             words[i] = *reinterpret_cast<const std::uint32_t*>(from + (i % 2 + i / 2 * 8) * token_bytes);
     }
-    __device__ void rescale(const float (&factors)[heads]) {
+    __device__ void rescale(int buffer) {
 #pragma unroll
         for (int j = 0; j < heads / 8; ++j) {
-            const Two by = *reinterpret_cast<const Two*>(&factors[8 * j + 2 * place()]);
+            const Two by = *reinterpret_cast<const Two*>(&memory.rescaling[buffer][8 * j + 2 * place()]);
 #pragma unroll
             for (auto& fragment : out)
 #pragma unroll
@@ -498,21 +498,16 @@ struct Weigher {
     }
 
     __device__ void weigh(int tile, const Turn& turn) {
+        const unsigned char* stage = memory.ring.tile[turn.at];
         const int buffer = tile % 2;
+        std::uint32_t a[2][2][4];  // [in turn, fragment, register]
+        std::uint32_t by[2];       // factors of tokens 2 p, 2 p + 1; of 2 p + 8, 2 p + 9
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
         mbarrier_wait_in_block(memory.p_full[buffer], tile / 2 % 2);
         if (memory.rescaled[buffer] == tile + 1) {
-            rescale(memory.rescaling[buffer]);
+            rescale(buffer);
             hold_all();
         }
-        multiply(turn, memory.p[buffer]);
-        warp_arrives(memory.p_empty[buffer]);
-    }
-    // out += v^T p^T.
-    __device__ void multiply(const Turn& turn, const unsigned char (&p)[heads * 128]) {
-        const unsigned char* stage = memory.ring.tile[turn.at];
-        std::uint32_t a[2][2][4];  // [in turn, fragment, register]
-        std::uint32_t by[2];       // factors of tokens 2 p, 2 p + 1; of 2 p + 8, 2 p + 9
         const std::uint16_t* factors = memory.factors[turn.at][quarter] + 2 * place();
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
@@ -534,15 +529,16 @@ struct Weigher {
                 to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by[i]);
                 to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by[i]);
             }
-            const Descriptor of_p = advanced(k_major(p, Swizzle::bytes_128), 32 * step);
+            const Descriptor p = advanced(k_major(memory.p[buffer], Swizzle::bytes_128), 32 * step);
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 2; ++i) wgmma_f16(out[unit % 2 * 2 + i], to[i], of_p, true);
+            for (int i = 0; i < 2; ++i) wgmma_f16(out[unit % 2 * 2 + i], to[i], p, true);
             wgmma_commit();
         }
         warp_arrives(memory.ring.empty[turn.at]);
         wgmma_wait<0>();
         hold_all();
+        warp_arrives(memory.p_empty[buffer]);
     }
     // use(head, column, four): sums of four columns in a row.
     template <class Use>

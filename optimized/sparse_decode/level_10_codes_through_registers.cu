@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(threads, 1)
     if (threadIdx.x < heads) memory.reference[threadIdx.x] = nothing;
     __syncthreads();
     const int role = static_cast<int>(threadIdx.x) / warpgroup;
-    const QueryRows<heads, Memory<heads>> of_q{memory, count};
+    const QueryRows<heads> of_q{memory, count};
     Turn turn;
     if (role == weighing + 1) {
         give_back_registers<carrier_registers>();
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(threads, 1)
         memory.selection.find(memory.table, row, first_slot + slots, cache_slots, static_cast<int>(threadIdx.x),
                               of_weighers);
         warp_arrives(memory.counts_known);
-        Weigher<heads, Memory<heads>> weigher(memory);
+        Weigher<heads> weigher(memory);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) weigher.weigh(tile, turn);
         if (plan.splits > 1) {
             float* to = parts.out + (split * plan.rows_of_q * plan.H + first) * latent;
