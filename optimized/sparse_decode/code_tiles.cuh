@@ -115,7 +115,7 @@ __device__ void init_barriers(Memory<heads>& memory) {
     memory.largest_q = 0;
     mbarrier_init(memory.counts_known, 4 * weighing);
     mbarrier_init(memory.q_full, 1);
-    mbarrier_init(memory.q_taken, 4);
+    mbarrier_init(memory.q_taken, 4 * (1 + weighing));
     fence_mbarrier_init();
 }
 

@@ -2,11 +2,12 @@
 // go through registers into the tensor cores (code_tiles.cuh): tokens are the rows of k q^T, columns those of v^T
 // p^T, 8 to 64 heads the columns of both. Nothing is sent from block to block; two that have the heads of a query
 // read its tokens each. Only where a query is cut in two parts, these are a cluster, which adds them.
+#include "optimized/hopper/bulk.h"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/adding.cuh"
-#include "optimized/sparse_decode/code_tiles.cuh"
 #include "optimized/sparse_decode/op.h"
+#include "optimized/sparse_decode/query_panels.cuh"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -123,6 +124,25 @@ __device__ void add_own(Memory<heads>& memory, const Parts& parts, const Attenti
     }
 }
 
+// What block `block` begins with comes to the L2 cache, by who has brought the last tokens of this one: where all
+// blocks of a wave begin at once, their q alone is 4 us of memory's time.
+template <int heads>
+__device__ void ask_for_beginning(const Plan& plan, int block, const bf16* q, const std::uint8_t* pages,
+                                  const std::int32_t* indices, std::int64_t cache_slots) {
+    const std::int64_t query = block / plan.groups;
+    if (query >= plan.rows_of_q) return;
+    const int first_head = block % plan.groups * heads, count = min(heads, static_cast<int>(plan.H) - first_head);
+    const std::int32_t* row = indices + query * plan.k;
+    if (warp_id() % 4 == 0 && lane_id() == 0) {
+        bulk_prefetch(q + (query * plan.H + first_head) * width, count * 2 * width);
+        if (plan.k % 4 == 0) bulk_prefetch(row, static_cast<int>(plan.k) * 4);
+    }
+    const int i = warp_id() % 4 * Ring::rows_each + lane_id();
+    if (lane_id() >= Ring::rows_each || i >= plan.k || i >= plan.tiles_each * tokens) return;
+    const std::int32_t slot = row[i];
+    if (slot >= 0 && slot < cache_slots) bulk_prefetch(pages + std::int64_t{slot} * token_bytes, token_bytes);
+}
+
 // Block (query and heads; part of its selection). indices: [rows, k]
 template <int heads>
 __global__ void __launch_bounds__(threads, 1)
@@ -141,21 +161,38 @@ __global__ void __launch_bounds__(threads, 1)
     const int slots = min(static_cast<int>(plan.k) - first_slot, plan.tiles_each * tokens);
     const int tiles = max(1, (slots + tokens - 1) / tokens);
     const std::int32_t* row = indices + query * plan.k;
-    if (threadIdx.x == 0) init_barriers(memory);
-    if (threadIdx.x < heads) memory.reference[threadIdx.x] = nothing;
-    __syncthreads();
-    const int role = static_cast<int>(threadIdx.x) / warpgroup;
-    const QueryRows<heads> of_q{memory, count};
+    const int thread = static_cast<int>(threadIdx.x), role = thread / warpgroup;
+    const QueryPanels<heads> of_q{memory, count};
     Turn turn;
     if (role == weighing + 1) {
         give_back_registers<carrier_registers>();
-        if (warp_id() % 4 == 0) of_q.bring(q + first * width);
+        if (thread % warpgroup == 0) {
+            init_barriers(memory);
+            of_q.bring(q + first * width);
+        }
+        barrier_sync(all_threads, threads);
         bring(memory.ring, pages, row + first_slot, slots, tiles, cache_slots, warp_id() % 4,
               [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
+        if (plan.splits <= together)
+            ask_for_beginning<heads>(plan, block + static_cast<int>(multiprocessors) / plan.cluster(), q, pages,
+                                     indices, cache_slots);
         if (of_cluster) cluster_sync();
-    } else if (role == weighing) {
+        return;
+    }
+    if (role < weighing) {
+        auto mine = Selection::read(row, first_slot + slots, thread);
+        Selection::clear(memory.table, thread);
+        barrier_sync(all_threads, threads);
+        memory.selection.find(memory.table, mine, row, cache_slots, thread, of_weighers);
+        warp_arrives(memory.counts_known);
+    } else {
+        if (thread % warpgroup < heads) memory.reference[thread % warpgroup] = nothing;
+        barrier_sync(all_threads, threads);
+    }
+    of_q.convert(of_both);
+    if (role == weighing) {
         give_back_registers<scorer_registers>();
-        of_q.convert();
+        mbarrier_wait_in_block(memory.q_taken, 0);
         Scorer<heads> scorer(memory, result.scale);
         scorer.set_scale();
         const auto counts = [&](int tile) {
@@ -185,9 +222,6 @@ __global__ void __launch_bounds__(threads, 1)
         }
     } else {
         take_registers<weigher_registers>();
-        memory.selection.find(memory.table, row, first_slot + slots, cache_slots, static_cast<int>(threadIdx.x),
-                              of_weighers);
-        warp_arrives(memory.counts_known);
         Weigher<heads> weigher(memory);
         for (int tile = 0; tile < tiles; ++tile, turn.next()) weigher.weigh(tile, turn);
         if (plan.splits > 1) {

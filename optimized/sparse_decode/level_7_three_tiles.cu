@@ -1,12 +1,12 @@
 // Level 7. Blocks of levels 4 to 6 score, make the softmax and weigh one after the other. Here three tiles of 48
 // tokens are in shared memory, and p v of one goes on beside the softmax of the next (attention/three_tiles.cuh);
 // blocks stay, a cluster of two takes query after query.
+#include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/sparse_decode/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
-#include "optimized/sparse_decode/own_slots.cuh"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -23,8 +23,8 @@ constexpr int multiprocessors = 4;  // small cases shall give a block several it
 #else
 constexpr int multiprocessors = 132;
 #endif
-constexpr int most_slots = 2048;                                        // level 5 takes no more
-using Selecting = OwnSlots<2 * warpgroup, most_slots, most_slots, 13>;  // the weighers
+constexpr int most_slots = 2048;                                 // level 5 takes no more
+using Selecting = DistinctSlots<2 * warpgroup, most_slots, 12>;  // the weighers
 
 struct Counts {
     std::uint32_t of[most_slots / 32 + 1];  // a bit a slot: does it count? And nothing past the last.
@@ -35,7 +35,7 @@ struct Memory {
     Mbarrier counts_known;
     Mbarrier received[stages];  // the other block has all that this one sent it of an item, three items in turn
 };
-static_assert(sizeof(Selecting::Place) <= sizeof(TileOf48));
+static_assert(sizeof(Selecting::Table) <= sizeof(TileOf48));
 
 // How a call is cut into items: (query, 64 heads a block of the cluster, part of the selection).
 struct Cut {
@@ -130,7 +130,8 @@ struct Job {
     // The weighers, before the first tile: which slots of all of this block's items count. Two blocks of a cluster,
     // whose items have the same slots, find out about every second one each and tell the other.
     __device__ void find_counting() const {
-        auto& place = *reinterpret_cast<Selecting::Place*>(&memory.tiles.tile[stages - 1]);
+        const int thread = static_cast<int>(threadIdx.x) % (2 * warpgroup);
+        auto& table = *reinterpret_cast<Selecting::Table*>(&memory.tiles.tile[stages - 1]);
         for (int item = first, i = 0; item < items; item += stride, ++i) {
             if (blocks == 2 && i % 2 != cluster_rank()) continue;
             Counts& counts = memory.counts[i];
@@ -138,11 +139,9 @@ struct Job {
                 counts.of[at / 32] = found;
                 if constexpr (blocks == 2) *of_block(&counts.of[at / 32], cluster_rank() ^ 1) = found;
             };
-            barrier_sync(selection_barrier, 2 * warpgroup);  // the last item's place has been read
-            const int first_slot = cut.first_tile(item) * tile_keys;
-            const auto mine = Selecting::read(row(item), min(cut.k, first_slot + tiles(item) * tile_keys));
-            Selecting::find_counting(place, selection_barrier, mine, first_slot, cache_slots, tell);
-            if (threadIdx.x % (2 * warpgroup) == 0) tell(most_slots, 0);
+            const int end = min(cut.k, (cut.first_tile(item) + tiles(item)) * tile_keys);
+            Selecting::find_counting(table, row(item), end, cache_slots, thread, selection_barrier, tell);
+            if (thread == 0) tell(most_slots, 0);
         }
         cached_tiles::tell_cluster<blocks>(memory.counts_known);
     }

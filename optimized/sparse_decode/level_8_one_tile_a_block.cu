@@ -1,11 +1,11 @@
 // Level 8, for one or two queries. They are all latency, and a pipeline has nothing to overlap: each block has one
 // tile of 64 tokens, and all of its 16 warps do one thing after the other: read, find which slots count while the
 // tokens come, convert, score (four warps), weigh 128 columns a warpgroup, leave the part.
+#include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
-#include "optimized/sparse_decode/own_slots.cuh"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -20,14 +20,14 @@ constexpr int multiprocessors = 16;  // more blocks than this are too slow there
 #else
 constexpr int multiprocessors = 132;
 #endif
-using Selecting = OwnSlots<threads, 2048, keys, 9>;  // level 5 takes no more slots
+using Selecting = DistinctSlots<threads, 2048, 12>;  // level 5 takes no more slots
 enum : int { selection_barrier = 1, warpgroup_barrier = 2 };
 
 struct Memory {
     Rows keys;
     Rows q;
     Panel p;
-    Selecting::Place selection;
+    Selecting::Table selection;
     std::uint32_t counts[2];  // of the tile: a bit a slot
     Mbarrier q_full;
 };
@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(threads, 1)
         const int i = part * keys + (group + 4 * j) * 8 + t;
         slot[j] = i < cut.k ? row[i] : -1;
     }
-    const auto mine = Selecting::read(row, min(cut.k, (part + 1) * keys));
+    auto mine = Selecting::read(row, min(cut.k, (part + 1) * keys), thread);
+    Selecting::clear(memory.selection, thread);
     if (thread == 0) {
         mbarrier_init(memory.q_full, 1);
         fence_mbarrier_init();
@@ -91,11 +92,12 @@ __global__ void __launch_bounds__(threads, 1)
     for (int j = 0; j < 2; ++j) pieces[j].load(from, slot[j]);
     if (w < 2) turned.load(from, w == 0 ? slot[0] : slot[1]);
 
-    Selecting::find_counting(memory.selection, selection_barrier, mine, part * keys, cache_slots,
-                             [&](int i, std::uint32_t counts) {
-                                 i -= part * keys;
-                                 if (i >= 0 && i < keys) memory.counts[i / 32] = counts;
-                             });
+    barrier_sync(selection_barrier, threads);
+    Selecting::find_cleared(memory.selection, mine, row, cache_slots, thread, selection_barrier,
+                            [&](int i, std::uint32_t counts) {
+                                i -= part * keys;
+                                if (i >= 0 && i < keys) memory.counts[i / 32] = counts;
+                            });
 
 #pragma unroll
     for (int j = 0; j < 2; ++j) {

@@ -9,7 +9,7 @@
 namespace dsa::cached_tiles {
 
 constexpr int most_slots = 2048;                             // up to a part's end
-using Selection = DistinctSlots<warpgroup, most_slots, 13>;  // the second consumer
+using Selection = DistinctSlots<warpgroup, most_slots, 12>;  // the second consumer
 
 // Block (query, group of heads; part of the selection). indices: [rows, k]. blocks: of a cluster.
 template <int blocks>
@@ -24,12 +24,11 @@ __global__ void __launch_bounds__(threads, 1)
         const std::int32_t slot = own[i];
         return slot < cache_slots ? slot : -1;
     };
-    // Its answer is needed when the first tile has been scored; p and half of the second tile come later.
-    auto& list = *reinterpret_cast<Selection::List*>(memory.p);
-    auto& table = *reinterpret_cast<Selection::Places*>(memory.keys[1].panel[half_panels]);
-    static_assert(sizeof list <= sizeof memory.p && sizeof table <= half_panels * panel_bytes);
+    // Its answer is needed when the first tile has been scored; half of the second tile comes later.
+    auto& table = *reinterpret_cast<Selection::Table*>(memory.keys[1].panel[half_panels]);
+    static_assert(sizeof table <= half_panels * panel_bytes);
     attend_part<blocks>(memory, q, pages, work, plan, result, parts, slots, [&] {
-        Selection::find_counting(list, table, memory.rounds, row, work.first_slot + work.slots, cache_slots,
+        Selection::find_counting(table, row, work.first_slot + work.slots, cache_slots,
                                  static_cast<int>(threadIdx.x) % warpgroup, of_the_second,
                                  [&](int i, std::uint32_t counts) {
                                      i -= work.first_slot;

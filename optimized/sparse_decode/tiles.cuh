@@ -54,7 +54,6 @@ struct Memory {
     alignas(1024) Tile keys[stages];
     alignas(1024) unsigned char p[panel_bytes];
     std::uint32_t counts[2 * most_tiles];  // a bit a slot: does it count?
-    int rounds;                            // of the selection
     float rescaling[rows];                 // of the last tile: by what older sums are multiplied
     float maximum[rows], sum[rows];        // at the end
     Mbarrier full[stages][2], empty[stages][2];
