@@ -53,6 +53,8 @@ constexpr int largest_exponent = 60;  // of a token
 // Weighers hear of a tile's p when this many of 20 units of the next tile's q k^T have been issued: p v goes on
 // beside the next softmax then, and not beside the products that this softmax waits for.
 constexpr int told_after = 19;
+// And where p's place is free later than p is made, p is stored after so many.
+constexpr int stored_after = 1;
 constexpr int exponent_of_q = 10;  // q's largest is made 2^10 ... 2^11
 
 using Selection = DistinctSlots<weighing * warpgroup, most_slots, 12>;
@@ -85,7 +87,7 @@ struct Memory {
     int largest_q;  // magnitude, as bits of bf16
     Mbarrier q_full, q_taken, counts_known, p_full[2], p_empty[2];
 
-    static constexpr int buffers = 2;
+    static constexpr bool stored_late = false;
     __device__ unsigned char* place_of(int tile) { return p[tile % 2]; }
     __device__ float (&rescaling_of(int tile))[heads] { return rescaling[tile % 2]; }
     __device__ int& rescaled_of(int tile) { return rescaled[tile % 2]; }
@@ -243,9 +245,10 @@ template <int heads, class Shared = Memory<heads>>
 struct Scorer {
     static constexpr int mine = heads / 4;  // heads of a thread: 8 j + 2 p + b
     Shared& memory;
-    float s[heads / 2];  // [j, token g or g + 8, b]
-    float sum[mine];     // of this thread's tokens
-    float to_log2;       // from a product of q and a token, both divided by their powers of two
+    float s[heads / 2];              // [j, token g or g + 8, b]
+    std::uint32_t pairs[heads / 4];  // w, of heads 8 j + 2 p and the next: [j, token g or g + 8]
+    float sum[mine];                 // of this thread's tokens
+    float to_log2;                   // from a product of q and a token, both divided by their powers of two
     const int warp = warp_id() % 4;
     const int token = 16 * warp + group();  // and token + 8
 
@@ -293,7 +296,7 @@ struct Scorer {
             memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
         }
         multiply(tile, turn, codes, rows, factors, exponent);
-        if constexpr (Shared::buffers > 1) memory.wait_for_place(tile);
+        if constexpr (!Shared::stored_late) memory.wait_for_place(tile);
         weights(tile, exponent, counts(tile));
     }
 
@@ -316,6 +319,8 @@ struct Scorer {
         for (int unit = 0; unit < units; ++unit) {
             const bool turned = unit >= latents;
             if (unit + 1 < units) load(codes[(unit + 1) % 2], rows, unit + 1);
+            if constexpr (Shared::stored_late)
+                if (unit == stored_after && tile > 0) store_late(tile - 1);
             if (unit == told_after && tile > 0) tell(tile - 1);
             if (unit >= 2) wgmma_wait<1>();
             auto& to = a[unit % 2];
@@ -383,7 +388,7 @@ struct Scorer {
         barrier_sync(of_scorers, warpgroup);
         const int(&risen)[4] = memory.rises[buffer];
         if (risen[0] == tile + 1 || risen[1] == tile + 1 || risen[2] == tile + 1 || risen[3] == tile + 1) {
-            if constexpr (Shared::buffers == 1) memory.wait_for_place(tile);
+            if constexpr (Shared::stored_late) memory.wait_for_place(tile);
             raise(tile);
             read_reference();
 #pragma unroll
@@ -397,28 +402,31 @@ struct Scorer {
                 x = exp2_of(x - reference[2 * j + i % 2]);
                 sum[2 * j + i % 2] += x * back[i / 2];
             }
-        if constexpr (Shared::buffers == 1) memory.wait_for_place(tile);
-        store(memory.place_of(tile));
-        fence_proxy_async_shared();
+#pragma unroll
+        for (int i = 0; i < heads / 4; ++i) pairs[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
+        if constexpr (!Shared::stored_late) store(tile);
     }
     __device__ void tell(int tile) { memory.tell(tile); }
-    __device__ void store(unsigned char* p) const {
+    __device__ void store(int tile) {
+        unsigned char* p = memory.place_of(tile);
         const int lane = lane_id(), piece = 2 * warp + lane / 8 % 2;
         if constexpr (heads == 8) {
-            std::uint32_t two[2];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) two[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
-            store_matrices<true>(two, p + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
+            store_matrices<true>(pairs, p + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
         } else {
 #pragma unroll
             for (int j = 0; j < heads / 8; j += 2) {
-                std::uint32_t four[4];  // heads 8 j ..., tokens g and g + 8; then heads 8 j + 8 ...
-#pragma unroll
-                for (int i = 0; i < 4; ++i) four[i] = to_f16_pair(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]);
+                // Heads 8 j ..., tokens g and g + 8; then heads 8 j + 8 ...
+                const std::uint32_t four[4] = {pairs[2 * j], pairs[2 * j + 1], pairs[2 * j + 2], pairs[2 * j + 3]};
                 const int head = 8 * j + lane / 16 * 8 + lane % 8;
                 store_matrices<true>(four, p + head * 128 + ((piece ^ (lane % 8)) << 4));
             }
         }
+        fence_proxy_async_shared();
+    }
+    __device__ void store_late(int tile) {
+        memory.wait_for_place(tile);
+        store(tile);
+        memory.tell_stored();
     }
 
     // What a fold of each head over this warp's tokens is goes to memory.of_warp.

@@ -1,10 +1,11 @@
-// Level 11's division of a query between the two blocks of a cluster. Each scores 64 heads of its own over all tokens,
-// as in level 10, sends their p to the other, and weighs half of the columns for all 128 heads:
+// Level 11's division of a query between the two blocks of a cluster. Each scores 64 heads of its own over all
+// tokens, as in level 10, sends their p to the other, and weighs half of the columns for all 128 heads:
 //
 //     s^T = k q^T             [64 tokens, 64 heads]     both blocks' own heads
 //     o^T += v^T p^T          [256 columns, 128 heads]  both blocks' own columns
 //
-// So v is converted once for 128 heads. p has one place, [128 heads, tokens]: what a block made, and what it received.
+// So v is converted once for 128 heads. p has one place, [128 heads, tokens]: what a block made, and what it
+// received.
 #pragma once
 
 #include "optimized/hopper/bulk.h"
@@ -40,9 +41,9 @@ struct HalvesMemory {
     float of_warp[4][heads_of_block];  // each scoring warp's maxima, or sums
     alignas(8) float one_over[all_heads];
     int largest_q;  // magnitude, as bits of bf16
-    Mbarrier q_full, q_taken, counts_known, p_full, p_empty;
+    Mbarrier q_full, q_taken, counts_known, p_stored, p_full, p_empty;
 
-    static constexpr int buffers = 1;
+    static constexpr bool stored_late = true;
     __device__ unsigned char* place_of(int) { return p[cluster_rank()]; }
     __device__ float (&rescaling_of(int))[heads_of_block] { return told[cluster_rank()].rescaling; }
     __device__ int& rescaled_of(int) { return told[cluster_rank()].rescaled; }
@@ -56,10 +57,9 @@ struct HalvesMemory {
         else
             mbarrier_arrive(p_full);
     }
-    // The scorers, when all is stored.
+    __device__ void tell_stored() { warp_arrives(p_stored); }
+    // One thread, when all is stored.
     __device__ void send() {
-        barrier_sync(of_scorers, warpgroup);
-        if (static_cast<int>(threadIdx.x) % warpgroup != 0) return;
         const int rank = cluster_rank();
         bulk_send(p[rank], p[rank], bytes_of_p, p_full, rank ^ 1);
         bulk_send(&told[rank], &told[rank], static_cast<int>(sizeof(Told)), p_full, rank ^ 1);
@@ -71,6 +71,7 @@ __device__ inline void init_barriers(HalvesMemory& memory) {
         mbarrier_init(memory.ring.full[i], carriers);
         mbarrier_init(memory.ring.empty[i], 4 * (1 + weighing));
     }
+    mbarrier_init(memory.p_stored, 4);
     mbarrier_init(memory.p_full, 4);
     mbarrier_init(memory.p_empty, 4 * weighing * blocks_of_query);
     for (auto& rises : memory.rises)
@@ -90,7 +91,8 @@ struct HalfWeigher {
     static constexpr int units = tokens / 16;  // of a tile: 16 tokens, both fragments
     HalvesMemory& memory;
     float out[2][all_heads / 2];
-    const int first_column = columns_of_block * cluster_rank() + static_cast<int>(threadIdx.x) / 32 * 32;  // the warp's
+    const int first_column =
+        columns_of_block * cluster_rank() + static_cast<int>(threadIdx.x) / 32 * 32;  // the warp's
     const int quarter = first_column / scaled;
 
     __device__ explicit HalfWeigher(HalvesMemory& of) : memory(of) {
@@ -120,46 +122,48 @@ struct HalfWeigher {
         for (auto& fragment : out) hold(fragment);
     }
     __device__ void weigh(int tile, const Turn& turn) {
+        std::uint32_t a[2][2][4];  // [in turn, fragment, register]
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
+        mbarrier_wait_in_block(memory.p_stored, tile % 2);
+        if (threadIdx.x == 0) memory.send();
+        __syncwarp();
+        convert(a[0], turn, 0);
+        convert(a[1], turn, 1);
         mbarrier_wait_in_block(memory.p_full, tile % 2);
         if (memory.told[0].rescaled == tile + 1 || memory.told[1].rescaled == tile + 1) rescale(tile);
-        multiply(turn);
-        cached_tiles::release<blocks_of_query>(memory.p_empty);
-    }
-    __device__ void multiply(const Turn& turn) {
-        const unsigned char* from =
-            memory.ring.tile[turn.at] + 2 * place() * token_bytes + first_column + 4 * group();
-        const std::uint16_t* factors = memory.factors[turn.at][quarter] + 2 * place();
-        std::uint32_t a[2][2][4];  // [in turn, fragment, register]
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
-            std::uint32_t words[4], by[2];  // of tokens 2 p, 2 p + 1, 2 p + 8, 2 p + 9
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                words[i] = *reinterpret_cast<const std::uint32_t*>(from + (unit * 16 + i % 2 + i / 2 * 8) * token_bytes);
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-                by[i] = *reinterpret_cast<const std::uint32_t*>(factors + 16 * unit + 8 * i);
-            if (unit > 1) wgmma_wait<1>();
-            auto& to = a[unit % 2];
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {
-                const std::uint32_t low = low_bytes_by_turns(words[2 * i], words[2 * i + 1]);
-                const std::uint32_t high = high_bytes_by_turns(words[2 * i], words[2 * i + 1]);
-                to[0][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(low), by[i]);
-                to[0][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(low), by[i]);
-                to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by[i]);
-                to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by[i]);
+            if (unit > 1) {
+                wgmma_wait<1>();
+                convert(a[unit % 2], turn, unit);
             }
             const Descriptor of_p = advanced(k_major(memory.p[0], Swizzle::bytes_128), 32 * unit);
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 2; ++i) wgmma_f16(out[i], to[i], of_p, true);
+            for (int i = 0; i < 2; ++i) wgmma_f16(out[i], a[unit % 2][i], of_p, true);
             wgmma_commit();
         }
         warp_arrives(memory.ring.empty[turn.at]);
         wgmma_wait<0>();
         hold_all();
+        cached_tiles::release<blocks_of_query>(memory.p_empty);
+    }
+    // Both fragments of a unit. Tokens 2 p, 2 p + 1, 2 p + 8, 2 p + 9 of 16: no two lanes in one bank.
+    __device__ void convert(std::uint32_t (&to)[2][4], const Turn& turn, int unit) const {
+        const unsigned char* from =
+            memory.ring.tile[turn.at] + (16 * unit + 2 * place()) * token_bytes + first_column + 4 * group();
+        const std::uint16_t* factors = memory.factors[turn.at][quarter] + 16 * unit + 2 * place();
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const std::uint32_t first = *reinterpret_cast<const std::uint32_t*>(from + 8 * i * token_bytes);
+            const std::uint32_t second = *reinterpret_cast<const std::uint32_t*>(from + (8 * i + 1) * token_bytes);
+            const std::uint32_t by = *reinterpret_cast<const std::uint32_t*>(factors + 8 * i);
+            const std::uint32_t low = low_bytes_by_turns(first, second), high = high_bytes_by_turns(first, second);
+            to[0][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(low), by);
+            to[0][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(low), by);
+            to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by);
+            to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by);
+        }
     }
     // use(head, column, four): sums of four columns in a row.
     template <class Use>

@@ -1,5 +1,6 @@
-// Level 11. The two blocks of a query convert all of v each in level 10. Here they are a cluster, and each weighs half
-// of the columns for the heads of both (column_halves.cuh): p goes from block to block, 8 KB a tile of 64 tokens.
+// Level 11. The two blocks of a query convert all of v each in level 10. Here they are a cluster, and each weighs
+// half of the columns for the heads of both (column_halves.cuh): p goes from block to block, 8 KB a tile of 64
+// tokens.
 #include "optimized/attention/softmax.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_decode/column_halves.cuh"
@@ -12,6 +13,25 @@ namespace dsa {
 namespace {
 
 using namespace code_tiles;
+
+constexpr int multiprocessors = 132;
+
+// As in level 10: what the block after this one begins with comes to the L2 cache.
+__device__ void ask_for_beginning(int block, int groups, const bf16* q, const std::uint8_t* pages,
+                                  const std::int32_t* indices, std::int64_t cache_slots, int H, int k) {
+    if (block >= static_cast<int>(gridDim.x)) return;
+    const std::int64_t query = block / groups;
+    const int first_head = block % groups * heads_of_block, count = max(0, min(heads_of_block, H - first_head));
+    const std::int32_t* row = indices + query * k;
+    if (warp_id() % 4 == 0 && lane_id() == 0) {
+        if (count > 0) bulk_prefetch(q + (query * H + first_head) * width, count * 2 * width);
+        if (k % 4 == 0) bulk_prefetch(row, k * 4);
+    }
+    const int i = warp_id() % 4 * Ring::rows_each + lane_id();
+    if (lane_id() >= Ring::rows_each || i >= k) return;
+    const std::int32_t slot = row[i];
+    if (slot >= 0 && slot < cache_slots) bulk_prefetch(pages + std::int64_t{slot} * token_bytes, token_bytes);
+}
 
 // Block (query and 64 heads). indices: [rows, k]
 __global__ void __launch_bounds__(threads, 1)
@@ -38,6 +58,8 @@ __global__ void __launch_bounds__(threads, 1)
         cluster_sync();
         bring(memory.ring, pages, row, k, tiles, cache_slots, warp_id() % 4,
               [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
+        ask_for_beginning(static_cast<int>(blockIdx.x) + multiprocessors, groups, q, pages, indices, cache_slots, H,
+                          k);
         cluster_sync();
         return;
     }
@@ -64,10 +86,8 @@ __global__ void __launch_bounds__(threads, 1)
             const std::uint32_t* words = memory.selection.counts + tile * tokens / 32;
             return words[0] | std::uint64_t{words[1]} << 32;
         };
-        for (int tile = 0; tile < tiles; ++tile, turn.next()) {
-            scorer.score(tile, turn, counts);
-            memory.send();
-        }
+        for (int tile = 0; tile < tiles; ++tile, turn.next()) scorer.score(tile, turn, counts);
+        scorer.store_late(tiles - 1);
         scorer.tell(tiles - 1);
         scorer.finish([&](int head, float reference, float sum) {
             float one_over = 0.0F;
