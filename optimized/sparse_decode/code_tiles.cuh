@@ -53,8 +53,6 @@ constexpr int largest_exponent = 60;  // of a token
 // Weighers hear of a tile's p when this many of 20 units of the next tile's q k^T have been issued: p v goes on
 // beside the next softmax then, and not beside the products that this softmax waits for.
 constexpr int told_after = 19;
-// And where p's place is free later than p is made, p is stored after so many.
-constexpr int stored_after = 1;
 constexpr int exponent_of_q = 10;  // q's largest is made 2^10 ... 2^11
 
 using Selection = DistinctSlots<weighing * warpgroup, most_slots, 12>;
@@ -86,13 +84,6 @@ struct Memory {
     alignas(8) float one_over[heads];
     int largest_q;  // magnitude, as bits of bf16
     Mbarrier q_full, q_taken, counts_known, p_full[2], p_empty[2];
-
-    static constexpr bool stored_late = false;
-    __device__ unsigned char* place_of(int tile) { return p[tile % 2]; }
-    __device__ float (&rescaling_of(int tile))[heads] { return rescaling[tile % 2]; }
-    __device__ int& rescaled_of(int tile) { return rescaled[tile % 2]; }
-    __device__ void wait_for_place(int tile) { mbarrier_wait_in_block(p_empty[tile % 2], tile / 2 % 2 ^ 1); }
-    __device__ void tell(int tile) { warp_arrives(p_full[tile % 2]); }
 };
 
 __device__ inline int group() { return lane_id() / 4; }  // the fragments' g and p, see hopper/mma.h
@@ -241,18 +232,17 @@ struct QueryRows {
     }
 };
 
-template <int heads, class Shared = Memory<heads>>
+template <int heads>
 struct Scorer {
     static constexpr int mine = heads / 4;  // heads of a thread: 8 j + 2 p + b
-    Shared& memory;
-    float s[heads / 2];              // [j, token g or g + 8, b]
-    std::uint32_t pairs[heads / 4];  // w, of heads 8 j + 2 p and the next: [j, token g or g + 8]
-    float sum[mine];                 // of this thread's tokens
-    float to_log2;                   // from a product of q and a token, both divided by their powers of two
+    Memory<heads>& memory;
+    float s[heads / 2];  // [j, token g or g + 8, b]
+    float sum[mine];     // of this thread's tokens
+    float to_log2;       // from a product of q and a token, both divided by their powers of two
     const int warp = warp_id() % 4;
     const int token = 16 * warp + group();  // and token + 8
 
-    __device__ explicit Scorer(Shared& of, float scale) : memory(of) {
+    __device__ explicit Scorer(Memory<heads>& of, float scale) : memory(of) {
 #pragma unroll
         for (float& x : sum) x = 0.0F;
         to_log2 = scale * log2_e;
@@ -296,8 +286,9 @@ struct Scorer {
             memory.factors[turn.at][place()][token + 8 * o] = static_cast<std::uint16_t>(mine_of_quarters);
         }
         multiply(tile, turn, codes, rows, factors, exponent);
-        if constexpr (!Shared::stored_late) memory.wait_for_place(tile);
-        weights(tile, exponent, counts(tile));
+        const int buffer = tile % 2;
+        mbarrier_wait_in_block(memory.p_empty[buffer], tile / 2 % 2 ^ 1);
+        weights(tile, buffer, exponent, counts(tile));
     }
 
     struct alignas(8) Codes {
@@ -319,8 +310,6 @@ struct Scorer {
         for (int unit = 0; unit < units; ++unit) {
             const bool turned = unit >= latents;
             if (unit + 1 < units) load(codes[(unit + 1) % 2], rows, unit + 1);
-            if constexpr (Shared::stored_late)
-                if (unit == stored_after && tile > 0) store_late(tile - 1);
             if (unit == told_after && tile > 0) tell(tile - 1);
             if (unit >= 2) wgmma_wait<1>();
             auto& to = a[unit % 2];
@@ -358,8 +347,7 @@ struct Scorer {
     }
 
     // s becomes w, in shared memory.
-    __device__ void weights(int tile, const int (&exponent)[2], std::uint64_t counts) {
-        const int buffer = tile % 2;  // of `rises`
+    __device__ void weights(int tile, int buffer, const int (&exponent)[2], std::uint64_t counts) {
         float by[2], start[2], back[2];
 #pragma unroll
         for (int o = 0; o < 2; ++o) {
@@ -388,11 +376,10 @@ struct Scorer {
         barrier_sync(of_scorers, warpgroup);
         const int(&risen)[4] = memory.rises[buffer];
         if (risen[0] == tile + 1 || risen[1] == tile + 1 || risen[2] == tile + 1 || risen[3] == tile + 1) {
-            if constexpr (Shared::stored_late) memory.wait_for_place(tile);
-            raise(tile);
+            raise(tile, buffer);
             read_reference();
 #pragma unroll
-            for (int i = 0; i < mine; ++i) sum[i] *= memory.rescaling_of(tile)[head_of(i)];
+            for (int i = 0; i < mine; ++i) sum[i] *= memory.rescaling[buffer][head_of(i)];
         }
 #pragma unroll
         for (int j = 0; j < heads / 8; ++j)
@@ -402,31 +389,27 @@ struct Scorer {
                 x = exp2_of(x - reference[2 * j + i % 2]);
                 sum[2 * j + i % 2] += x * back[i / 2];
             }
-#pragma unroll
-        for (int i = 0; i < heads / 4; ++i) pairs[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
-        if constexpr (!Shared::stored_late) store(tile);
+        store(buffer);
+        fence_proxy_async_shared();
     }
-    __device__ void tell(int tile) { memory.tell(tile); }
-    __device__ void store(int tile) {
-        unsigned char* p = memory.place_of(tile);
+    __device__ void tell(int tile) { warp_arrives(memory.p_full[tile % 2]); }
+    __device__ void store(int buffer) const {
         const int lane = lane_id(), piece = 2 * warp + lane / 8 % 2;
         if constexpr (heads == 8) {
-            store_matrices<true>(pairs, p + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
+            std::uint32_t two[2];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) two[i] = to_f16_pair(s[2 * i], s[2 * i + 1]);
+            store_matrices<true>(two, memory.p[buffer] + lane % 8 * 128 + ((piece ^ (lane % 8)) << 4));
         } else {
 #pragma unroll
             for (int j = 0; j < heads / 8; j += 2) {
-                // Heads 8 j ..., tokens g and g + 8; then heads 8 j + 8 ...
-                const std::uint32_t four[4] = {pairs[2 * j], pairs[2 * j + 1], pairs[2 * j + 2], pairs[2 * j + 3]};
+                std::uint32_t four[4];  // heads 8 j ..., tokens g and g + 8; then heads 8 j + 8 ...
+#pragma unroll
+                for (int i = 0; i < 4; ++i) four[i] = to_f16_pair(s[4 * j + 2 * i], s[4 * j + 2 * i + 1]);
                 const int head = 8 * j + lane / 16 * 8 + lane % 8;
-                store_matrices<true>(four, p + head * 128 + ((piece ^ (lane % 8)) << 4));
+                store_matrices<true>(four, memory.p[buffer] + head * 128 + ((piece ^ (lane % 8)) << 4));
             }
         }
-        fence_proxy_async_shared();
-    }
-    __device__ void store_late(int tile) {
-        memory.wait_for_place(tile);
-        store(tile);
-        memory.tell_stored();
     }
 
     // What a fold of each head over this warp's tokens is goes to memory.of_warp.
@@ -442,7 +425,7 @@ struct Scorer {
         barrier_sync(of_scorers, warpgroup);
     }
     // Every head's reference becomes its largest y. Seldom.
-    __device__ void raise(int tile) {
+    __device__ void raise(int tile, int buffer) {
         fold_over_tokens([&](int i) { return fmaxf(s[i / 2 * 4 + i % 2], s[i / 2 * 4 + 2 + i % 2]); },
                          [](float a, float b) { return fmaxf(a, b); });
         const int head = static_cast<int>(threadIdx.x) % warpgroup;
@@ -451,10 +434,10 @@ struct Scorer {
             float after = before;
 #pragma unroll
             for (int w = 0; w < 4; ++w) after = fmaxf(after, memory.of_warp[w][head]);
-            memory.rescaling_of(tile)[head] = exp2_of(before - after);
+            memory.rescaling[buffer][head] = exp2_of(before - after);
             memory.reference[head] = after;
         }
-        if (head == 0) memory.rescaled_of(tile) = tile + 1;
+        if (head == 0) memory.rescaled[buffer] = tile + 1;
         barrier_sync(of_scorers, warpgroup);
     }
     // conclude(head, reference in base e, sum): a thread a head.

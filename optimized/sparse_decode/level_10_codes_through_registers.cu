@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(threads, 1)
     const int tiles = max(1, (slots + tokens - 1) / tokens);
     const std::int32_t* row = indices + query * plan.k;
     const int thread = static_cast<int>(threadIdx.x), role = thread / warpgroup;
-    const QueryPanels<heads, Memory<heads>> of_q{memory, count};
+    const QueryPanels<heads> of_q{memory, count};
     Turn turn;
     if (role == weighing + 1) {
         give_back_registers<carrier_registers>();

@@ -23,8 +23,8 @@ const Ladder<SparseDecode> ladder{
      {"three tiles", sparse_decode_level_7, sparse_decode_level_7_declines, sparse_decode_workspace_7},
      {"one tile a block", sparse_decode_level_8, sparse_decode_level_8_declines, sparse_decode_workspace_8},
      {"tokens as rows", sparse_decode_level_9, sparse_decode_level_9_declines, sparse_decode_workspace_9},
-     {"codes through registers", sparse_decode_level_10, sparse_decode_level_10_declines, sparse_decode_workspace_10},
-     {"half of the columns, all heads", sparse_decode_level_11, sparse_decode_level_11_declines, nullptr}}};
+     {"codes through registers", sparse_decode_level_10, sparse_decode_level_10_declines,
+      sparse_decode_workspace_10}}};
 
 SparseDecode read(const dsa_sparse_decode_args& args) {
     const Case about(args.case_json);

@@ -10,7 +10,6 @@
 // level 8  a tile a block, all warps at the same thing: for a query or two
 // level 9  at most 32 heads: tokens are the products' rows, heads their columns
 // level 10 codes go through registers into the tensor cores: no converted tile
-// level 11 the two blocks of a query weigh half of the columns each, of all heads
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -63,7 +62,5 @@ std::int64_t sparse_decode_workspace_9(const SparseDecode& call);
 void sparse_decode_level_10(const SparseDecode& call);
 std::string sparse_decode_level_10_declines(const SparseDecode& call);
 std::int64_t sparse_decode_workspace_10(const SparseDecode& call);
-void sparse_decode_level_11(const SparseDecode& call);
-std::string sparse_decode_level_11_declines(const SparseDecode& call);
 
 }  // namespace dsa

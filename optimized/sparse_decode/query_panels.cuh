@@ -10,14 +10,14 @@ namespace dsa::code_tiles {
 // The columns of a step of 16 are so chosen that a lane loads 8 bytes of a token's row at once (Scorer::load): of
 // each 128 columns lane p has 64 (p / 2) + 8 (p % 2) + 16 v ..., v = 0 ... 3. Of the latent these are two steps, of
 // the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p + 1, 2 p + 8 and 2 p + 9.
-template <int heads, class Shared>
+template <int heads>
 struct QueryPanels {
     static constexpr int row_bytes = 2 * width;
     static_assert(heads * row_bytes <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
     static constexpr int warps = 4 * (weighing + 1), converters = warps * warp_size;  // warps 0, 1, ...
     static constexpr int of_row = width / 8 / 4, latents = latent / 8 / 4;  // times four pieces of 8 columns
     static constexpr int halves = 2, of_half = heads == 8 ? 8 : heads / halves, each = of_row * halves / warps;
-    Shared& memory;
+    Memory<heads>& memory;
     const int count;  // of rows; the others are zeros
 
     // One thread.
