@@ -152,86 +152,6 @@ __device__ void bring(Ring& ring, const std::uint8_t* pages, const std::int32_t*
 
 // ---- who scores ----
 
-// The columns of a step of 16 are so chosen that a lane loads 8 bytes of a token's row at once, and no two lanes of a
-// wavefront from one bank: of each 128 bytes lane p has 64 (p / 2) + 8 (p % 2) + 16 v ..., v = 0 ... 3. Of the latent
-// these are two steps, of the rotated columns one. Each four numbers of a lane are a step's: its columns 2 p, 2 p +
-// 1, 2 p + 8 and 2 p + 9. q is laid out alike.
-//
-// q's rows come into the place of tiles 1 and 2, `apart` bytes from each other, and go from there to panels.
-template <int heads>
-struct QueryRows {
-    static constexpr int bytes = 2 * width, apart = bytes + 16;
-    static_assert(heads * apart <= static_cast<int>((stages - 1) * tokens * token_bytes), "two tiles' place");
-    static constexpr int pieces = width / 8, latent_pieces = latent / 8, each = pieces / 4;
-    Memory<heads>& memory;
-    const int count;  // of rows; the others are zeros
-
-    __device__ unsigned char* staged() const { return memory.ring.tile[1]; }
-    // One warp of those that bring tokens.
-    __device__ void bring(const bf16* rows) const {
-        if (lane_id() == 0) mbarrier_arrive_expect(memory.q_full, count * bytes);
-        __syncwarp();
-        for (int head = lane_id(); head < count; head += warp_size)
-            bulk_load(staged() + head * apart, rows + head * width, bytes, memory.q_full);
-    }
-    // Four lanes have four pieces of 8 columns of a row, which go to four words in a row.
-    template <class Use>
-    __device__ void walk(Use use) const {
-        const int thread = static_cast<int>(threadIdx.x) % warpgroup;
-        for (int head = thread / 4; head < heads; head += warpgroup / 4)
-#pragma unroll 6
-            for (int i = 0; i < each; ++i) {
-                const int lane = thread % 4;
-                const bool turned = i >= latent_pieces / 4;
-                const int piece = turned ? latent_pieces + 4 * (i % 4 % 2) + lane
-                                         : i / 4 * 16 + lane / 2 * 8 + i % 4 * 2 + lane % 2;
-                const Words eight =
-                    head < count ? *reinterpret_cast<const Words*>(staged() + head * apart + piece * 16) : Words{};
-                use(eight, head, i, lane);
-            }
-    }
-    // By two powers of two; returns q's.
-    __device__ void convert() const {
-        mbarrier_wait_in_block(memory.q_full, 0);
-        constexpr std::uint32_t infinite = 0x7f80;
-        std::uint32_t pair = 0, largest = 0;
-        walk([&](const Words& eight, int, int, int) {
-#pragma unroll
-            for (const std::uint32_t two : eight.at) pair = larger_pair(pair, magnitudes(two));
-        });
-        largest = max(pair & 0xffffU, pair >> 16);
-        if (largest >= infinite) {  // the largest that is a number
-            largest = 0;
-            walk([&](const Words& eight, int, int, int) {
-                for (const std::uint32_t two : eight.at) {
-                    const std::uint32_t low = two & 0x7fff, high = two >> 16 & 0x7fff;
-                    if (low < infinite) largest = max(largest, low);
-                    if (high < infinite) largest = max(largest, high);
-                }
-            });
-        }
-        atomicMax(&memory.largest_q, static_cast<int>(largest));
-        barrier_sync(of_scorers, warpgroup);
-        const float by = power_of_two(exponent_of_q - max((memory.largest_q >> 7) - 127, -100));
-        walk([&](const Words& eight, int head, int i, int lane) {
-            const bool turned = i >= latent_pieces / 4;
-            unsigned char* panel = memory.q[turned ? rotated_panel : i / 4 * 2 + i % 4 / 2] + head * 128;
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float low = first_of_pair(eight.at[j]) * by, high = second_of_pair(eight.at[j]) * by;
-                // Of the latent piece 2 step + half; of the rotated columns a piece is one step of two lanes.
-                const int row_piece = turned ? 2 * lane + j % 2 : i % 2 * 4 + j;
-                const int word = turned ? i % 4 % 2 * 2 + j / 2 : lane;
-                *reinterpret_cast<std::uint32_t*>(panel + ((row_piece ^ (head & 7)) << 4) + 4 * word) =
-                    turned ? to_bf16_pair(low, high) : to_f16_pair(low, high);
-            }
-        });
-        fence_proxy_async_shared();
-        warp_arrives(memory.q_taken);
-        barrier_sync(of_scorers, warpgroup);
-    }
-};
-
 template <int heads>
 struct Scorer {
     static constexpr int mine = heads / 4;  // heads of a thread: 8 j + 2 p + b
@@ -247,7 +167,7 @@ struct Scorer {
         for (float& x : sum) x = 0.0F;
         to_log2 = scale * log2_e;
     }
-    // After bring_q.
+    // When q is there.
     __device__ void set_scale() { to_log2 *= power_of_two(max((memory.largest_q >> 7) - 127, -100) - exponent_of_q); }
     __device__ static int head_of(int i) { return i / 2 * 8 + 2 * place() + i % 2; }
 

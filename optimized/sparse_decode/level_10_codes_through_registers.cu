@@ -54,15 +54,15 @@ struct Plan {
         int heads;
         double a_block, a_tile;
     };
-    static constexpr Cost costs[] = {{64, 11.5, 2.1}, {32, 7.5, 1.5}, {16, 6.2, 1.35}, {8, 6.0, 1.3}};
+    static constexpr Cost costs[] = {{64, 7.8, 1.72}, {32, 6.9, 1.2}, {16, 6.7, 1.33}, {8, 5.7, 1.31}};
     double predicted(const Cost& cost, int bunches, int count, int each) const {
-        constexpr double starting = 4, adding = 0.8, a_row = 0.0018, bytes_a_us = 6e6;
+        constexpr double starting = 4.8, a_row = 0.0034, bytes_a_us = 6.9e6;
         const double blocks = static_cast<double>(rows_of_q) * bunches * count;
         const double time = starting + std::ceil(blocks / multiprocessors) * (cost.a_block + cost.a_tile * each);
         if (count == 1) return time;
         const auto rows = static_cast<double>(rows_of_q * H);
-        if (count == together) return time + 2.5 + rows * 0.0008;
-        return time + adding + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
+        if (count == together) return time + 4.6 + rows * 0.00124;
+        return time + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
     }
     __host__ __device__ int cluster() const { return splits == together ? together : 1; }
     Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
@@ -128,17 +128,18 @@ __device__ void add_own(Memory<heads>& memory, const Parts& parts, const Attenti
 // blocks of a wave begin at once, their q alone is 4 us of memory's time.
 template <int heads>
 __device__ void ask_for_beginning(const Plan& plan, int block, const bf16* q, const std::uint8_t* pages,
-                                  const std::int32_t* indices, std::int64_t cache_slots) {
+                                  const std::int32_t* indices, int first_slot, std::int64_t cache_slots) {
     const std::int64_t query = block / plan.groups;
     if (query >= plan.rows_of_q) return;
     const int first_head = block % plan.groups * heads, count = min(heads, static_cast<int>(plan.H) - first_head);
     const std::int32_t* row = indices + query * plan.k;
     if (warp_id() % 4 == 0 && lane_id() == 0) {
         bulk_prefetch(q + (query * plan.H + first_head) * width, count * 2 * width);
-        if (plan.k % 4 == 0) bulk_prefetch(row, static_cast<int>(plan.k) * 4);
+        if (plan.k >= 4 && reinterpret_cast<std::uintptr_t>(row) % 16 == 0)
+            bulk_prefetch(row, static_cast<int>(plan.k) / 4 * 16);
     }
-    const int i = warp_id() % 4 * Ring::rows_each + lane_id();
-    if (lane_id() >= Ring::rows_each || i >= plan.k || i >= plan.tiles_each * tokens) return;
+    const int i = first_slot + warp_id() % 4 * Ring::rows_each + lane_id();
+    if (lane_id() >= Ring::rows_each || i >= plan.k) return;
     const std::int32_t slot = row[i];
     if (slot >= 0 && slot < cache_slots) bulk_prefetch(pages + std::int64_t{slot} * token_bytes, token_bytes);
 }
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(threads, 1)
               [&] { mbarrier_wait_in_block(memory.q_taken, 0); });
         if (plan.splits <= together)
             ask_for_beginning<heads>(plan, block + static_cast<int>(multiprocessors) / plan.cluster(), q, pages,
-                                     indices, cache_slots);
+                                     indices, first_slot, cache_slots);
         if (of_cluster) cluster_sync();
         return;
     }

@@ -36,8 +36,8 @@ struct QueryPanels {
         barrier_sync(barrier, converters);
         const int exponent = exponent_of_q - max((memory.largest_q >> 7) - 127, -100);
         const std::uint32_t one = static_cast<std::uint32_t>(exponent + 127) << 7, by = one | one << 16;  // as bf16
-        // A warp has three times four pieces of 8 columns, a lane p one of four, of half of the heads. Of two heads
-        // in a row it is not the same: no two lanes of a wavefront meet in one bank, neither here nor there.
+        // A warp has three times four pieces of 8 columns, a lane p one of four, of half of the heads. Which four is
+        // another for each of four heads: what is stored at once meets no bank twice.
         const int row = group(), p = place(), first = warp_id() / (warps / halves) * of_half + row;
         const Words* from = staged() + first * (row_bytes / 16);
 #pragma unroll 1

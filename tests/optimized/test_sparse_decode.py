@@ -97,6 +97,22 @@ def test_a_later_tile_raises_the_reference(program, tmp_path):  # noqa: F811
     agree_with_level_2(program, "sparse_decode", folder, tmp_path, 10, float_share=2.0**-14)
 
 
+@pytest.mark.parametrize("H", [20, 64])
+def test_a_head_without_bounds_leaves_the_others_alone(H, program, tmp_path):  # noqa: F811
+    """Level 10 divides q by a power of two of the block's largest number: infinity and NaN are none."""
+    tensors = question(H, 100, pages(2, True))
+    plain = {name: (dtype, array.copy()) for name, (dtype, array) in tensors.items()}
+    tensors["q"][1][0, 0, 3, 500], tensors["q"][1][0, 0, 5, 570] = np.inf, np.nan
+    others = [h for h in range(H) if h not in (3, 5)]
+    got = {}
+    for name, of in (("plain", plain), ("unbounded", tensors)):
+        folder = write(tmp_path / name, "sparse_decode", of, {"scale": 0.1, "R_kv": 512}, {})
+        result = results(program, "sparse_decode", folder, tmp_path / f"{name}_out", level=10)
+        got[name] = numbers("out", result["out"])[0, 0]
+    assert (got["plain"][others] == got["unbounded"][others]).all() and np.isfinite(got["plain"]).all()
+    assert np.isnan(got["unbounded"][5]).all()
+
+
 def test_a_nan_code_stays_nan(program, tmp_path):  # noqa: F811
     """0x7f lies where 480 would be if it were a number."""
     kv = pages(2, power_of_two=True)
