@@ -59,8 +59,12 @@ class Parts:
 
     def timed(self, op: str, run: Callable[[], None]) -> dict:
         """One part of a point."""
-        took = self.clock.time([run])
-        return {"op": op, "median_us": took.median, "spread_us": took.spread}
+
+        def measure() -> dict:
+            took = self.clock.time([run])
+            return {"op": op, "median_us": took.median, "spread_us": took.spread}
+
+        return cost_page.calmest(measure)
 
     def part(self, op: str, tensors: dict, parameters: dict | None = None) -> dict:
         """The same of one call."""
