@@ -62,10 +62,14 @@ def calmest(measure: Callable[[], dict]) -> dict:
     return best
 
 
+def points_of(curve: dict, phase: str) -> list[dict]:
+    """A phase's points by S."""
+    return sorted((p for p in curve["points"] if p["phase"] == phase), key=lambda p: p["S"])
+
+
 def disturbed(curve: dict, phase: str) -> list[tuple[int, str]]:
     """(S, part) of a phase's disturbed timings."""
-    points = sorted((p for p in curve["points"] if p["phase"] == phase), key=lambda p: p["S"])
-    return [(p["S"], name) for p in points for name, part in p["parts"].items() if is_disturbed(part)]
+    return [(p["S"], name) for p in points_of(curve, phase) for name, part in p["parts"].items() if is_disturbed(part)]
 
 
 def net(curve: dict, part: dict) -> float:
@@ -87,7 +91,7 @@ def rest(curve: dict, point: dict) -> float:
 
 def batched(curve: dict, S: int) -> float:
     """Computed, not measured: dense attention of one query, were a batch one kernel that kept the rate of the longest prefill, or the copy's."""
-    longest = max((p for p in curve["points"] if p["phase"] == "prefill"), key=lambda p: p["S"])
+    longest = points_of(curve, "prefill")[-1]
     T = longest["T"]
     pairs = T * (longest["S"] - T) + T * (T + 1) / 2
     latent_bytes = 2 * 576
@@ -113,7 +117,7 @@ def series(curve: dict) -> dict:
     """phase -> {"S": [...], name: [...]}: the numbers of the figure, microseconds a token and layer."""
     found = {}
     for phase in PHASES:
-        points = sorted((p for p in curve["points"] if p["phase"] == phase), key=lambda p: p["S"])
+        points = points_of(curve, phase)
         if not points:
             continue
         rows = [costs(curve, p) for p in points]
@@ -228,12 +232,13 @@ def draw(curve: dict, path: Path) -> None:
                 axes.plot(of["S"], drawn[name], style, color=colour, lw=width, label=label, marker="o", ms=2.5)
         for S, name in disturbed(curve, phase):
             if name in look:
-                axes.plot(S, drawn[name][of["S"].index(S)], "o", mfc="white", mec="#777777", ms=7, zorder=0)
-                axes.annotate("disturbed", (S, drawn[name][of["S"].index(S)]), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7.5, color="#555555")
-        at = crossing(of)
-        if at:
-            axes.axvline(at, color="#999999", lw=0.8)
-            axes.text(at, 0.02, f" {at / 1024:.1f}K", transform=axes.get_xaxis_transform(), fontsize=8, color="#555555")
+                at = (S, drawn[name][of["S"].index(S)])
+                axes.plot(*at, "o", mfc="white", mec="#777777", ms=7, zorder=0)
+                axes.annotate("disturbed", at, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7.5, color="#555555")
+        crossed = crossing(of)
+        if crossed:
+            axes.axvline(crossed, color="#999999", lw=0.8)
+            axes.text(crossed, 0.02, f" {crossed / 1024:.1f}K", transform=axes.get_xaxis_transform(), fontsize=8, color="#555555")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
