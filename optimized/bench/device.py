@@ -26,12 +26,13 @@ from . import conformance, full_size, peers, receipts
 from .check_level import HOPPER_SUMS, OPS_WITH_FP8_SUMS
 from .library import Library
 from .questions import questions
-from .timing import Clock, ceilings
+from .timing import Ceiling, Clock, ceiling_calls, ceilings
 
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 SANITIZER_SECONDS = 120  # of one run
 RERUNS = 20
 RERUN_CASES = 6
+CAPPED = 3e-4  # seconds that a call's work takes at its ceiling, from which on the cap on power is felt (chapter 18)
 DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
@@ -141,9 +142,10 @@ def takes(library: Library, op: str, level: int, x: dict, *how) -> bool:
     return True
 
 
-def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, above: list[int] | None) -> list[dict]:
-    """The timings of one level. Peers stand beside the highest level that takes a question: none of `above` does. None: no peers."""
-    of = {"copy": ceiling["copy_bytes_a_second"], "bf16": ceiling["bf16_flops_a_second"], "fp8": ceiling["fp8_flops_a_second"]}
+def timed(library: Library, op: str, level: int, clock: Clock, by: dict[str, Ceiling], ceiling: dict, above: list[int] | None) -> list[dict]:
+    """The timings of one level. Peers take turns with the highest level that takes a question: none of `above` does. None: no peers.
+    `by`: what shares are of; `ceiling`: how fast it was at the run's begin. A product takes turns with a call of so much work that
+    the card comes to its cap on power, and the share is of that."""
     found = []
     for question in questions():
         if question.op != op or level < question.from_level:
@@ -155,18 +157,22 @@ def timed(library: Library, op: str, level: int, clock: Clock, ceiling: dict, ab
         except RuntimeError as refusal:
             say(f"  {op}, level {level}, {question.shape}: {refusal}")
             continue
-        took = clock.time([c.run for c in calls])
-        work = question.flops if question.ceiling != "copy" else question.moved
+        others, absent = peers.calls(question, sets) if with_peers else ({}, {})
+        of, work = by[question.ceiling], question.flops if question.ceiling != "copy" else question.moved
+        beside = question.ceiling != "copy" and work / ceiling[of.name] > CAPPED
+        took, *of_others = clock.in_turns([[c.run for c in calls], *others.values(), *[[of.run]] * beside])
+        reached = of.work / (of_others.pop().median * 1e-6) if beside else ceiling[of.name]
         entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
-                 "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / of[question.ceiling]}  # fmt: skip
+                 "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / reached}  # fmt: skip
+        if beside:
+            entry["ceiling_in_turns"] = reached
         if with_peers:
-            others, absent = peers.calls(question, sets)
-            entry["peers"] = [{"name": n, "median_us": clock.time(c).median} for n, c in others.items()]
+            entry["peers"] = [{"name": n, "median_us": t.median, "in_turns": True} for n, t in zip(others, of_others)]
             entry["peers_absent"] = absent
         found.append(entry)
-        beside = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))
-        say(f"  {op}, level {level}, {question.shape}: {took.median:.1f} us, {entry['share']:.2f} of {question.ceiling}{beside}")
-        del sets, calls
+        told = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))
+        say(f"  {op}, level {level}, {question.shape}: {took.median:.1f} us, {entry['share']:.2f} of {question.ceiling}{told}")
+        del sets, calls, others
         torch.cuda.empty_cache()
     return found
 
@@ -275,12 +281,13 @@ def main() -> int:
         say(f"the trained model did not run: {model.stderr.strip().splitlines()[-1:]}")
     receipts.write(receipt)  # what is known so far stays, whatever happens next
     say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
+    by = ceiling_calls()
     for op, level, _ in [] if options.no_times else todo:
         if time.monotonic() - begin > options.seconds:
             say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
             continue
         above = None if options.no_peers else [n for n in ladders[op] if n > level]
-        times = timed(library, op, level, clock, receipt["ceilings"], above)
+        times = timed(library, op, level, clock, by, receipt["ceilings"], above)
         receipt["ops"][op]["levels"][str(level)]["times"] = times
         receipts.write(receipt)
     return 0 if good else 1

@@ -118,9 +118,10 @@ def table(receipt: dict) -> str:
             if not level["times"]:
                 lines.append(head + " | | | |")
             for time in level["times"]:
-                peers = ", ".join(f"{p['name']} {p['median_us']:.1f}" for p in time.get("peers", []))
+                peers = ", ".join(f"{p['name']} {p['median_us']:.1f}{' in turns' * p.get('in_turns', False)}" for p in time.get("peers", []))
+                turns = f", {time['ceiling_in_turns'] / 1e12:.0f} in turns" if "ceiling_in_turns" in time else ""
                 lines.append(f"{head} {time['shape']} | {time['median_us']:.1f} ± {time['spread_us'] / 2:.1f} | "
-                             f"{time['share']:.2g} of {time['ceiling']} | {peers} |")  # fmt: skip
+                             f"{time['share']:.2g} of {time['ceiling']}{turns} | {peers} |")  # fmt: skip
                 head = "| | | | |"
     return "\n".join([*lines, "", of_full_size(receipt), "", of_trained_model(receipt)])
 
