@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from touchstone import cases, check
 
 from . import conformance, full_size, peers, receipts
 from .check_level import HOPPER_SUMS, OPS_WITH_FP8_SUMS
-from .library import Library
+from .library import Call, Library
 from .questions import questions
 from .timing import Ceiling, Clock, ceiling_calls, ceilings
 
@@ -33,6 +34,7 @@ SANITIZER_SECONDS = 120  # of one run
 RERUNS = 20
 RERUN_CASES = 6
 CAPPED = 3e-4  # seconds that a call's work takes at its ceiling, from which on the cap on power is felt (chapter 18)
+CHOOSE = ("indexer_logits", "indexer_top_k", "sparse_prefill", "top_k")  # their fastest level is not the highest everywhere
 DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
@@ -133,6 +135,16 @@ def called(library: Library, op: str, level: int, x: dict, parameters: dict | No
     return library.call(op, x, parameters, PRESET | (HOPPER_SUMS if op in with_sums else {}))
 
 
+def at_level(library: Library, level: int, call: Call) -> Callable[[], None]:
+    """The call at this level, whichever was chosen last."""
+
+    def run() -> None:
+        library.library.dsa_choose_level(level)
+        call.run()
+
+    return run
+
+
 def takes(library: Library, op: str, level: int, x: dict, *how) -> bool:
     """Whether this level takes what `called` would ask it."""
     try:
@@ -158,9 +170,11 @@ def timed(library: Library, op: str, level: int, clock: Clock, by: dict[str, Cei
             say(f"  {op}, level {level}, {question.shape}: {refusal}")
             continue
         others, absent = peers.calls(question, sets) if with_peers else ({}, {})
+        if others and op in CHOOSE:
+            others = {"as the op chooses": [at_level(library, 0, c) for c in calls]} | others
         of, work = by[question.ceiling], question.flops if question.ceiling != "copy" else question.moved
         beside = question.ceiling != "copy" and work / ceiling[of.name] > CAPPED
-        took, *of_others = clock.in_turns([[c.run for c in calls], *others.values(), *[[of.run]] * beside])
+        took, *of_others = clock.in_turns([[at_level(library, level, c) for c in calls], *others.values(), *[[of.run]] * beside])
         reached = of.work / (of_others.pop().median * 1e-6) if beside else ceiling[of.name]
         entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
                  "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / reached}  # fmt: skip
