@@ -1,7 +1,8 @@
 // The fence between the two proxies. Threads read and write through the generic proxy; bulk and tensor copies and
 // wgmma reach memory through the asynchronous one. What a thread has written itself, and a copy or product is to
-// read, needs this fence after the write, by the thread that wrote, before it tells the thread that issues. What a
-// copy brought needs none. PTX ISA, "Async proxy", "membar, fence".
+// read, needs this fence after the write: by the thread that wrote, before it tells the thread that issues, or by
+// that one, after it has been told. What a copy brought needs none. PTX ISA, "Async proxy", "membar, fence",
+// "Causality order": a proxy fence along the path.
 #pragma once
 
 #include "optimized/hopper/device.h"

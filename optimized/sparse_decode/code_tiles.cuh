@@ -225,6 +225,8 @@ struct Scorer {
     __device__ void multiply(int tile, const Turn& turn, Codes (&codes)[2][2], const unsigned char* const (&rows)[2],
                              const std::uint32_t (&factors)[2][quarters], const int (&exponent)[2]) {
         std::uint32_t a[2][2][4];  // [in turn, step, register]
+        Descriptor q = k_major(memory.q[0], Swizzle::bytes_128);
+        hold(q);
         constexpr int latents = 2 * rotated_panel, units = latents + 4;
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
@@ -251,13 +253,11 @@ struct Scorer {
             if (unit == 0) hold(s);
             wgmma_fence();
             if (turned) {
-                wgmma<bf16>(s, to[0],
-                            advanced(k_major(memory.q[rotated_panel], Swizzle::bytes_128), 32 * (unit - latents)),
-                            true);
+                wgmma<bf16>(s, to[0], advanced(q, rotated_panel * heads * 128 + 32 * (unit - latents)), true);
             } else {
-                const Descriptor of_q = advanced(k_major(memory.q[unit / 2], Swizzle::bytes_128), 64 * (unit % 2));
 #pragma unroll
-                for (int i = 0; i < 2; ++i) wgmma_f16(s, to[i], advanced(of_q, 32 * i), unit + i > 0);
+                for (int i = 0; i < 2; ++i)
+                    wgmma_f16(s, to[i], advanced(q, unit / 2 * heads * 128 + 64 * (unit % 2) + 32 * i), unit + i > 0);
             }
             wgmma_commit();
         }
@@ -310,7 +310,6 @@ struct Scorer {
                 sum[2 * j + i % 2] += x * back[i / 2];
             }
         store(buffer);
-        fence_proxy_async_shared();
     }
     __device__ void tell(int tile) { warp_arrives(memory.p_full[tile % 2]); }
     __device__ void store(int buffer) const {
@@ -424,11 +423,14 @@ struct Weigher {
         std::uint32_t by[2];       // factors of tokens 2 p, 2 p + 1; of 2 p + 8, 2 p + 9
         mbarrier_wait_in_block(memory.ring.full[turn.at], turn.parity);
         mbarrier_wait_in_block(memory.p_full[buffer], tile / 2 % 2);
+        fence_proxy_async_shared();  // by those who read p: scorers have no time
         if (memory.rescaled[buffer] == tile + 1) {
             rescale(buffer);
             hold_all();
         }
         const std::uint16_t* factors = memory.factors[turn.at][quarter] + 2 * place();
+        Descriptor of_p = k_major(memory.p[buffer], Swizzle::bytes_128);
+        hold(of_p);
 #pragma unroll
         for (int unit = 0; unit < units; ++unit) {
             const int step = unit / 2;
@@ -449,7 +451,7 @@ struct Weigher {
                 to[1][2 * i] = multiply_f16_pairs(f16_pair_of_codes<0>(high), by[i]);
                 to[1][2 * i + 1] = multiply_f16_pairs(f16_pair_of_codes<1>(high), by[i]);
             }
-            const Descriptor p = advanced(k_major(memory.p[buffer], Swizzle::bytes_128), 32 * step);
+            const Descriptor p = advanced(of_p, 32 * step);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < 2; ++i) wgmma_f16(out[unit % 2 * 2 + i], to[i], p, true);
