@@ -1,5 +1,5 @@
-// For whom registers are scarce. The same number, but what is computed of it is computed where it stands; of a thread's
-// number, say, it would be computed once before a loop, and hold a register all the way.
+// For whom registers are scarce. The same number, but what is computed of it is computed where it stands; of a
+// thread's number, say, it would be computed once before a loop, and hold a register all the way.
 #pragma once
 
 #include "optimized/hopper/device.h"

@@ -7,7 +7,11 @@
 //
 // A warpgroup's turn, tile n:  q k^T of n | p v of n - 1, begun | softmax of n, p told | p v of n | the next is n + 2
 //
-// What bounds it: the card's power (notes.md). In clocks, a tile: 1632 of the tensor cores, 1800 of shared memory's
+// Turns go on over items: who scores an item's last tile stores its half of the sums at that turn's end; the other
+// one, which has begun with the next item's first tile, stores in its turn's middle, behind p v of the last tile.
+// Both warpgroups run the same instructions, so that each finds them where the other has brought them.
+//
+// What bounds it: the card's power (notes.md). In clocks, a tile: 1632 of the tensor cores, 1730 of shared memory's
 // pipe, 2010 of L2 for its rows.
 #pragma once
 
@@ -16,138 +20,18 @@
 #include "optimized/attention/head_rows.cuh"
 #include "optimized/hopper/afresh.h"
 #include "optimized/hopper/barrier.h"
-#include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/hopper/tma.h"
-#include "optimized/sparse_prefill/work.cuh"
+#include "optimized/sparse_prefill/in_turn_gather.cuh"
 
 namespace dsa::latent_tile::in_turn {
 
-inline constexpr int threads = 3 * warpgroup;
-inline constexpr int tile_keys = 48;
-inline constexpr int stages = 3;
-inline constexpr int rows_each = tile_keys / 4;              // of a warp that gathers
-inline constexpr int kept_panels = 3;                        // of q, in registers
-inline constexpr int of_a_gatherer = 40, of_a_scorer = 232;  // registers
-inline constexpr int apart = tile_keys * row_bytes;          // of a tile's panels
-inline constexpr int panels_of_half = value_panels / 2, of_a_half = panels_of_half * apart;
-// Of a tile: v's halves, each of which is free again when one warpgroup has weighed it, and the rotated columns.
-inline constexpr int pieces = 3, rotated = 2;
-// Which of q's panels are in registers: the last of each half, and the rotated columns.
-inline constexpr int others_of_half = panels_of_half - 1;
-inline constexpr int second_p = heads * 64;  // where p's keys from 32 on begin
-inline constexpr int rows_of_a_warp = 16, of_a_warp = rows_of_a_warp * row_bytes;  // of a panel of sums
-enum : int { scorers_barrier = 1, gatherers_barrier = 3 };
-
-struct alignas(1024) Tile {
-    unsigned char at[panels * apart];  // [panels, tile_keys, panel_columns]
-    // When q k^T is done, in the place of the rotated columns: [heads, 32] and [heads, 16].
-    __device__ unsigned char* p() { return at + value_panels * apart; }
-};
-// By who scored a tile.
-struct Told {
-    // Whether rows of warp w have a new reference: said when it is so, taken back by who has heard it. (The scorers'
-    // loads and stores stand behind the copies, so none is without need.)
-    std::uint32_t rises[4];
-    float factor[heads];     // then: by what older sums are multiplied,
-    float reference[heads];  // and the reference
-    float largest[heads];    // of an item's last tile but one: the maximum of its scorer's tiles,
-    float end[2][heads];     // and their sum, in turn; of the last one: what the sums of p v are divided by
-};
-struct alignas(8) Valid {
-    std::uint16_t of[4];  // bit i of number w: key 12 w + i counts
-};
-struct Shared {
-    Tile tile[stages];
-    Panel q[panels - kept_panels];
-    unsigned char spare[heads / rows_of_a_warp + 1][of_a_warp];  // for what of the sums has no place in a half of a tile
-    Told told[2];
-    Valid valid[stages];
-    Mbarrier q_full[2];              // by item, in turn
-    Mbarrier full[stages][pieces];   // rows are there
-    Mbarrier scored[stages];         // p is there
-    Mbarrier empty[stages][pieces];  // p v is done
-};
-
-__device__ inline int tiles_of(const Work& work) { return work.k == 0 ? 1 : (work.k + tile_keys - 1) / tile_keys; }
-__device__ inline int place_of(unsigned n) { return static_cast<int>(n % stages); }
-__device__ inline int parity_of(unsigned n) { return static_cast<int>(n / stages % 2); }
-
-__device__ inline void prepare(Shared& memory) {
-    if (threadIdx.x < 8) memory.told[threadIdx.x / 4].rises[threadIdx.x % 4] = 0;
-    if (threadIdx.x == 0) {
-        for (Mbarrier& full : memory.q_full) mbarrier_init(full, 1);
-        for (int i = 0; i < stages; ++i) {
-            mbarrier_init(memory.scored[i], 4);
-            for (int piece = 0; piece < pieces; ++piece) {
-                mbarrier_init(memory.full[i][piece], piece == rotated ? warpgroup + 4 : warpgroup);
-                mbarrier_init(memory.empty[i][piece], piece == rotated ? 8 : 4);
-            }
-        }
-        fence_mbarrier_init();
-    }
-    __syncthreads();
-}
-
-// Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. Tiles of all items are one stream: where a tile's
-// rows lie is asked for before the rows of the tile before it are, and known before their places are free. indices:
-// ask(item, tile); answer(asked, tile, n), of tile n: lane i has row 12 w + i, -1 where the slot does not count.
-template <class Indices>
-__device__ void gather(Shared& memory, const Work& work, Indices indices) {
-    constexpr int rows_at_once = 4, times = rows_each / rows_at_once;
-    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work), blocks = static_cast<int>(gridDim.x);
-    const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
-    const int other_half =
-        (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one
-    const bf16* columns = work.kv + lane % 8 * 8;
-    int item = static_cast<int>(blockIdx.x), tile = 0;
-    auto asked = indices.ask(item, tile);
-    for (unsigned n = 0; item < work.items; ++n) {
-        const int at = place_of(n), free = parity_of(n) ^ 1;
-        const std::int32_t index = indices.answer(asked, tile, n);
-        const std::uint32_t valid = __ballot_sync(all_lanes, index >= 0);
-        const bf16* from[times];
-        int bytes[times];
-#pragma unroll
-        for (int i = 0; i < times; ++i) {
-            const std::int32_t position = __shfl_sync(all_lanes, index, rows_at_once * i + lane / 8);
-            bytes[i] = position < 0 ? 0 : 16;
-            from[i] = columns + std::int64_t{max(position, 0)} * d;
-        }
-        if (++tile == tiles) {
-            tile = 0;
-            item += blocks;
-        }
-        if (item < work.items) asked = indices.ask(item, tile);
-        const auto bring = [&](int piece, auto count) {
-            unsigned char* to = memory.tile[at].at + piece * of_a_half + first_place;
-            mbarrier_wait_in_block(memory.empty[at][piece], free);
-#pragma unroll
-            for (int i = 0; i < times; ++i) {
-                const bf16* row = from[i] + piece * panels_of_half * panel_columns;
-                unsigned char* place = to + rows_at_once * i * row_bytes + (i % 2 == 0 ? 0 : other_half);
-#pragma unroll
-                for (int panel = 0; panel < decltype(count)::value; ++panel)
-                    cp_async<16>(place + panel * apart, row + panel * panel_columns, bytes[i]);
-            }
-            cp_async_arrive(memory.full[at][piece]);
-        };
-        // First the half that the scorer of the place's last tile had: it has weighed it before the other did.
-        const int early = static_cast<int>(n + 1) % 2;
-        for (int i = 0; i < 2; ++i) bring(early ^ i, std::integral_constant<int, panels_of_half>{});
-        bring(rotated, std::integral_constant<int, 1>{});
-        if (lane == 0) {
-            memory.valid[at].of[warp] = static_cast<std::uint16_t>(valid & ((1U << rows_each) - 1));
-            mbarrier_arrive(memory.full[at][rotated]);
-        }
-    }
-}
-
 using KeptQ = std::uint32_t[kept_panels][steps][4];
 
-// This thread's part of the panels that are kept. It comes in pieces of 16 bytes, which are not yet wgmma's fragments:
-// q[panel][2 i + h] is piece lane % 4 of half h of row i.
+// This thread's part of the panels that are kept: of the half that is the other's, of its own, the rotated columns.
+// It comes by 16 bytes, a quarter of the loads that fragments would take: q[panel][2 i + h] has piece lane % 4 of
+// half h of row i.
 __device__ inline void load_q(KeptQ& q, const Work& work, int item, int half) {
     const int thread = afresh(static_cast<int>(threadIdx.x)), first_row = work.first_row(item);
 #pragma unroll
@@ -167,7 +51,7 @@ __device__ inline void load_q(KeptQ& q, const Work& work, int item, int half) {
         }
     }
 }
-// Fragments of them.
+// wgmma's fragments of them, when they are there.
 __device__ inline void arrange_q(KeptQ& q) {
 #pragma unroll
     for (int panel = 0; panel < kept_panels; ++panel) {
@@ -181,7 +65,7 @@ __device__ inline void arrange_q(KeptQ& q) {
     }
 }
 
-// One thread: the other panels.
+// One thread: the other panels, of the rows from `row` on.
 __device__ inline void load_rest_of_q(Shared& memory, const TensorMap& q, int row, Mbarrier& full) {
     mbarrier_arrive_expect(full, sizeof memory.q);
     for (int i = 0; i < panels - kept_panels; ++i)
@@ -258,7 +142,7 @@ struct SeldomSoftmax : RunningSoftmax {
 
 using P = std::uint32_t[tile_keys / 16][4];
 
-// p to shared memory, for the other warpgroup. (As store_fragment does, which would keep an address of each step.)
+// p to shared memory, for the other warpgroup: what store_fragment does, without a register for each step's address.
 __device__ inline void store_p(const P& p, unsigned char* to) {
     const auto thread = static_cast<std::uint32_t>(afresh(static_cast<int>(threadIdx.x)));
     const std::uint32_t row = thread / 32 % 4 * 16 + thread % 16, piece = thread / 16 % 2 * 16;
@@ -277,20 +161,19 @@ __device__ inline void release(Shared& memory, int at, int half) {
     mbarrier_arrive(memory.empty[at][rotated]);
 }
 
-// s (+)= q k^T over a half of v's columns. last: q's last panel of them.
-__device__ inline void score_half(float (&s)[tile_keys / 2], const Panel* q, const std::uint32_t (&last)[steps][4],
-                                  const unsigned char* k, bool add) {
-    score<others_of_half, apart>(s, q, k, add);
-    score<1, apart>(s, last, k + others_of_half * apart, true);
-}
-
 __device__ inline void multiply(Sums& out, const float (&factor)[2]) {
 #pragma unroll
     for (int i = 0; i < d_v / 4; ++i) out[i] *= factor[i / 2 % 2];
 }
 
-// Tile n, which the other warpgroup has scored: p v begins. first: there are no sums yet.
-__device__ inline void begin_other(Shared& memory, unsigned n, bool none, bool first, int half, SeldomSoftmax& softmax, Sums& out) {
+// Tile n, which the other warpgroup has scored: p v begins. first: of an item, so the sums begin anew.
+//
+// none: tile 0 has no tile before it. The products are done all the same, since ptxas wants none under way to depend
+// on a branch, and the sums begin anew behind them. n is ~0 then: p counts as told, and the place is that of
+// tile 0, which is there. In p's stead v is multiplied, which nobody writes meanwhile.
+static_assert(~0U % stages == 0 && ~0U / stages % 2 == 1);
+__device__ inline void begin_other(Shared& memory, unsigned n, bool none, bool first, int half,
+                                   SeldomSoftmax& softmax, Sums& out) {
     const int at = __shfl_sync(all_lanes, place_of(n), 0), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     mbarrier_wait_in_block(memory.scored[at], parity_of(n));
     // p was written as threads write. Here and not where p is told: there the fence would wait for p v under way.
@@ -316,21 +199,23 @@ __device__ inline void end(Sums& out) {
     hold(out);
 }
 
+// By the scorer of tile n.
 __device__ inline float* end_of(Shared& memory, unsigned n) { return memory.told[n % 2].end[n / 2 % 2]; }
 
-// To global memory, when all of an item's tiles up to n are weighed: through the half of that tile's place that is this
-// warpgroup's own, each warp by itself. A quarter has no place there. Who did not score the tile, and so was the last
-// to read its p, takes the place of that, where it is large enough.
+// To global memory, when an item is weighed, whose last tile is n: through the half of its place that is this
+// warpgroup's own, each warp its rows. Three of four panels have room there. The fourth goes through the spare place;
+// or through p's, for three of the warps, if the other has scored the tile and p is read.
 __device__ inline void store(Shared& memory, const Work& work, const TensorMap& out_map, int item, int half,
                              unsigned n, const Sums& out) {
-    constexpr int there = 3, panel_bytes = static_cast<int>(sizeof(Panel));  // panels
+    constexpr int there = of_a_half / static_cast<int>(sizeof(Panel)), panel_bytes = static_cast<int>(sizeof(Panel));
     const int row = wgmma_row(static_cast<int>(threadIdx.x), 0), warp = warp_id() % 4;
     Tile& tile = memory.tile[place_of(n)];
     unsigned char* place = tile.at + half * of_a_half;
     unsigned char* last = static_cast<int>(n % 2) == half ? memory.spare[0] : warp < 3 ? tile.p() : memory.spare[1];
     const float one_over[2] = {1.0F / end_of(memory, n)[row], 1.0F / end_of(memory, n)[row + 8]};
-    // Where items have one tile, the other warpgroup may not yet have stored the item before.
-    if (n > 0 && tiles_of(work) == 1) mbarrier_wait_in_block(memory.empty[place_of(n - 1)][1 - half], parity_of(n - 1));
+    // Where items have one tile, the other warpgroup may still be storing the one before through the spare place.
+    if (n > 0 && tiles_of(work) == 1)
+        mbarrier_wait_in_block(memory.empty[place_of(n - 1)][1 - half], parity_of(n - 1));
     barrier_sync(scorers_barrier + half, warpgroup);  // all its warps have weighed v
     store_panels<panel_bytes, there * 32>(out, one_over, place);
     store_panels<panel_bytes, 32>(out + there * 32, one_over, last);
@@ -343,13 +228,13 @@ __device__ inline void store(Shared& memory, const Work& work, const TensorMap& 
                   (panel < there ? place + panel * panel_bytes : last) + warp * of_a_warp);
     bulk_commit();
 }
-// When it has read what it stores.
+// The place through which this warp has stored, when that is read.
 __device__ inline void release_stored(Shared& memory, int at, int half) {
     if (lane_id() == 0) bulk_wait_read<0>();
     release(memory, at, half);
 }
 
-// What the sums of p v of a row are divided by.
+// What the sums of p v of a row are divided by; i: of this thread's two.
 __device__ inline float divisor(const Work& work, const SeldomSoftmax& softmax, int item, int i) {
     const float reference = softmax.reference[i] * work.result.scale;
     if (reference == minus_infinity()) return -minus_infinity();
@@ -357,12 +242,13 @@ __device__ inline float divisor(const Work& work, const SeldomSoftmax& softmax, 
     return denominator(work.result, min(head, work.H - 1), reference, softmax.sum[i]);
 }
 
-// Of the last tile's scorer: lse and the maximum of a row, by one lane each.
+// lse and maximum: two lanes of four have a row each.
 __device__ inline void tell_rows(const Work& work, const SeldomSoftmax& softmax, int item) {
     const int i = lane_id() % 4;
     if (i >= 2) return;
-    const auto own = [&](const float (&of)[2]) { return i == 0 ? of[0] : of[1]; };
-    const int query = work.query(item), head = (item - query * work.groups) * heads + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
+    const auto own = [&](const float(&of)[2]) { return i == 0 ? of[0] : of[1]; };
+    const int query = work.query(item),
+              head = (item - query * work.groups) * heads + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
     if (head >= work.H) return;
     const int at = query * work.H + head;
     work.result.lse[at] = told_lse(work.result, own(softmax.reference) * work.result.scale, own(softmax.sum));
@@ -378,7 +264,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     const bool first_thread = threadIdx.x % warpgroup == 0;
     Told& telling = memory.told[half];
     const Told& other = memory.told[1 - half];
-    // This warpgroup's tile n is number `tile` of an item, which is the block's `round`-th.
+    // This warpgroup's next tile is n, number `tile` of an item, which is the block's `round`-th.
     unsigned n = static_cast<unsigned>(half);
     int item = static_cast<int>(blockIdx.x), tile = 0, round = 0;
     const auto advance = [&](int by) {
@@ -393,17 +279,20 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     if (item < work.items) load_q(q, work, item, half);
     SeldomSoftmax softmax;
     Sums out;
-    // What this warpgroup has stored at its last turn's end.
+    // Where this warpgroup stored at its last turn's end.
     const auto settle = [&] {
         if ((tile == 1 || tiles == 1) && n >= 2) release_stored(memory, place_of(n - 2), half);
     };
+    // Turns with an item's first two tiles or its last two have code of their own: a warp that jumps over
+    // instructions waits for those behind them, which cost 4 % of the clocks (notes.md).
     const auto turn = [&](auto at_border) {
         constexpr bool border = decltype(at_border)::value;
         const bool none = border && n == 0;
-        wgmma_wait<0>();  // there is none, as ptxas does not see
-        const int at = __shfl_sync(all_lanes, place_of(n), 0);   // uniform, sees ptxas
+        wgmma_wait<0>();  // for nothing: without it ptxas waits after each product (C7518)
+        const int at = __shfl_sync(all_lanes, place_of(n), 0);  // uniform, sees ptxas
         const bool last = border && tile + 1 == tiles;
-        const unsigned char *k = memory.tile[at].at, *own = k + half * of_a_half, *others = k + (1 - half) * of_a_half;
+        const unsigned char *k = memory.tile[at].at, *own = k + half * of_a_half,
+                            *others = k + (1 - half) * of_a_half;
         const Panel *own_q = memory.q + half * others_of_half, *others_q = memory.q + (1 - half) * others_of_half;
         float s[tile_keys / 2];
         P p;
@@ -424,15 +313,14 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         fence_proxy_async_shared();
         wgmma_fence();
         score<others_of_half, apart>(s, own_q, own, true);
+        // Last what has q in registers.
         score<1, apart>(s, q[0], others + others_of_half * apart, true);
         score<1, apart>(s, q[1], own + others_of_half * apart, true);
         score<1, apart>(s, q[rotated], k + value_panels * apart, true);
         wgmma_commit();
         const Valid counts = memory.valid[at];
-        {
-            begin_other(memory, n - 1, none, border && tile == (tiles == 1 ? 0 : 1), half, softmax, out);
-            if (border && tile == 0) softmax = {};
-        }
+        begin_other(memory, n - 1, none, border && tile == (tiles == 1 ? 0 : 1), half, softmax, out);
+        if (border && tile == 0) softmax = {};
         wgmma_wait<1>();
         hold(s);
         barrier_sync(scorers_barrier + half, warpgroup);  // all its products have read the rotated columns, and q
@@ -475,15 +363,13 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             const int next = item + (tiles == 1 ? 2 : 1) * blocks;
             if (next < work.items) load_q(q, work, next, half);
         }
-        {
-            end(out);
-            if (border && tile == 0) {
-                if (!none) store(memory, work, out_map, item - blocks, half, n - 1, out);
-            } else {
-                release(memory, place_of(n - 1), half);
-            }
-            if (rises) multiply(out, softmax.factor);
+        end(out);
+        if (border && tile == 0) {
+            if (!none) store(memory, work, out_map, item - blocks, half, n - 1, out);
+        } else {
+            release(memory, place_of(n - 1), half);
         }
+        if (rises) multiply(out, softmax.factor);
         hold(out);
         wgmma_fence();
         weigh<apart>(out, p, own, !border || tile > 0);

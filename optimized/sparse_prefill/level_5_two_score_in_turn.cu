@@ -25,8 +25,7 @@ struct KeptIndices {
 };
 
 __global__ void __launch_bounds__(in_turn::threads, 1)
-    attend(Work work, const __grid_constant__ TensorMap q,
-           const __grid_constant__ TensorMap out) {
+    attend(Work work, const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap out) {
     auto& memory = shared<in_turn::Shared>();
     in_turn::prepare(memory);
     const int job = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);
