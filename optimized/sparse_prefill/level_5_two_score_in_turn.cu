@@ -34,10 +34,7 @@ __global__ void __launch_bounds__(in_turn::threads, 1)
         in_turn::gather(memory, work, KeptIndices{work, nullptr});
     } else {
         take_registers<in_turn::of_a_scorer>();
-        if (job == 1)
-            in_turn::score_and_weigh<0>(memory, work, q, out);
-        else
-            in_turn::score_and_weigh<1>(memory, work, q, out);
+        in_turn::score_and_weigh(memory, work, q, out, job - 1);
     }
 }
 
@@ -55,7 +52,7 @@ void sparse_prefill_level_5(const SparsePrefill& call) {
             .shared_bytes = sizeof(in_turn::Shared),
             .stream = call.stream},
            work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           heads_map(call.result.out, call.T, call.H));
+           heads_map(call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
 }
 
 }  // namespace dsa

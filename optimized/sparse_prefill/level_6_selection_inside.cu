@@ -25,10 +25,7 @@ __global__ void __launch_bounds__(in_turn::threads, 1)
         in_turn::gather(memory.tiles, work, in_turn::Selection(memory.tiles, memory.selection, work, indices, S));
     } else {
         take_registers<in_turn::of_a_scorer>();
-        if (job == 1)
-            in_turn::score_and_weigh<0>(memory.tiles, work, q, out);
-        else
-            in_turn::score_and_weigh<1>(memory.tiles, work, q, out);
+        in_turn::score_and_weigh(memory.tiles, work, q, out, job - 1);
     }
 }
 
@@ -50,7 +47,7 @@ void sparse_prefill_level_6(const SparsePrefill& call) {
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},
            work, call.indices, call.S, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           heads_map(call.result.out, call.T, call.H));
+           heads_map(call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
 }
 
 }  // namespace dsa

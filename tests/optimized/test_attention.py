@@ -59,8 +59,8 @@ rng = np.random.default_rng(20)
 def indices(rows: int, S: int, k: int):
     """Selections with everything that does not count: repeats near and far, -1, past the end, an empty row."""
     drawn = rng.integers(0, S, (rows, k))  # repeats come by themselves
-    drawn[:, -1] = drawn[:, 0]
-    drawn[0, 1:4] = [-1, S, 2**31 - 1]
+    drawn[:, -1:] = drawn[:, :1]
+    drawn[0, 1:4] = [-1, S, 2**31 - 1][: max(k - 1, 0)]
     if rows > 1:
         drawn[1] = -5
     return "int32", drawn
@@ -160,6 +160,14 @@ def test_latents_agree_on_wgmma(program, tmp_path, level, falls):
             row[fall:] = np.sort(row[fall:])
         rows = rows.astype(np.int32)
     tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": (dtype, rows), "sink": normal(70, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
+
+
+@pytest.mark.parametrize(("level", "k"), [(5, 48), (5, 96), (6, 0), (6, 1), (6, 48), (6, 49), (6, 96), (6, 97), (6, 144)])
+def test_items_of_few_tiles(program, tmp_path, level, k):
+    """Levels 5 and 6 score tile after tile, whatever item each is of: five items a block, of one, two and three tiles, the last whole or not."""
+    tensors = {"q": normal(5, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(5, 90, k), "sink": normal(70, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
