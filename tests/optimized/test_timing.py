@@ -1,0 +1,88 @@
+"""What is compared takes turns, on a GPU that is a list of what it was asked to replay."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+
+class Card:
+    """Enough of torch for the clock. `takes`: microseconds a call, by its name; the first replay of all takes `first`."""
+
+    def __init__(self, takes: dict[str, float], first: float | None = None):
+        self.takes, self.first = takes, first
+        self.calls: list[str] = []  # since a capture began
+        self.replayed: list[str] = []
+        card = self
+
+        class Graph:
+            name = ""
+
+            def replay(self) -> None:
+                card.replayed.append(self.name)
+
+        class Event(MagicMock):
+            def elapsed_time(self, _) -> float:
+                alone = card.first is not None and len(card.replayed) == 1
+                return (card.first if alone else card.takes[card.replayed[-1]]) / 1000
+
+        @contextlib.contextmanager
+        def graph(made: Graph):
+            card.calls.clear()
+            yield
+            (made.name,) = card.calls
+
+        self.torch = MagicMock()
+        self.torch.cuda = SimpleNamespace(CUDAGraph=Graph, Event=Event, graph=graph, Stream=MagicMock, stream=lambda _: contextlib.nullcontext(),
+                                          current_stream=MagicMock(), synchronize=lambda: None)  # fmt: skip
+
+    def call(self, name: str):
+        return lambda: self.calls.append(name)
+
+
+@pytest.fixture
+def clock_of(monkeypatch):
+    def made(card: Card):
+        monkeypatch.setitem(sys.modules, "torch", card.torch)
+        monkeypatch.delitem(sys.modules, "optimized.bench.timing", raising=False)
+        timing = importlib.import_module("optimized.bench.timing")
+        monkeypatch.delitem(sys.modules, "optimized.bench.timing")  # no other test shall find it
+        clock = timing.Clock.__new__(timing.Clock)
+        clock.flush = clock.largest = None
+        return timing, clock
+
+    return made
+
+
+def test_replays_alternate_and_each_has_its_own_median(clock_of):
+    card = Card({"ours": 10.0, "theirs on set 1": 30.0, "theirs on set 2": 50.0})
+    timing, clock = clock_of(card)
+    ours, theirs = clock.in_turns([[card.call("ours")], [card.call("theirs on set 1"), card.call("theirs on set 2")]])
+    assert (ours.median, ours.spread, theirs.median, theirs.spread) == (10.0, 0.0, 40.0, 20.0)
+    assert card.replayed[:4] == ["ours", "theirs on set 1", "ours", "theirs on set 2"]
+    assert ours.replays == theirs.replays == timing.MOST_REPLAYS
+    assert len(card.replayed) == 2 * (timing.WARM_UP + timing.MOST_REPLAYS)
+
+
+def test_each_contestant_has_its_share_of_the_time(clock_of):
+    """Two of 7 and 16 ms go on for 0.6 s, 27 rounds; one of 7 ms alone for 0.3 s, 43."""
+    card = Card({"a": 7_000.0, "b": 16_000.0})
+    timing, clock = clock_of(card)
+    assert [t.replays for t in clock.in_turns([[card.call("a")], [card.call("b")]])] == [27, 27]
+    assert clock.time([card.call("a")]).replays == 43
+
+
+def test_a_slow_call_is_replayed_three_times(clock_of):
+    """By its first replay, which is not counted."""
+    card = Card({"slow": 400_000.0}, first=900_000.0)
+    timing, clock = clock_of(card)
+    took = clock.time([card.call("slow")])
+    assert (took.median, took.replays, card.replayed) == (400_000.0, 3, ["slow"] * 4)
