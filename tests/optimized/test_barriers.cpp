@@ -1,6 +1,7 @@
 // Named barriers, mbarriers, registers: what they order, and what hardware would not forgive.
 #include "kernels.h"
 #include "optimized/hopper/barrier.h"
+#include "optimized/hopper/barrier_any.h"
 #include "optimized/hopper/cp_async.h"
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
@@ -30,6 +31,13 @@ void producer_arrives(int* y) {
         barrier_sync(3, 96);
         y[threadIdx.x] = memory.values[lane_id()];
     }
+}
+
+// Warps 0 and 1 vote among themselves, 2 and 3 too, again and again; in round r thread r % 80 says yes.
+void votes(int* y) {
+    const int thread = static_cast<int>(threadIdx.x), pair = thread / 64;
+    for (int round = 0; round < 128; ++round)
+        y[128 * round + thread] = barrier_any(6 + pair, 64, thread == round % 80) ? 1 : 0;
 }
 
 void half_a_warp() {
@@ -176,6 +184,15 @@ TEST_CASE("a named barrier orders those who sync after those who arrive") {
         int y[128] = {};
         launch("arrives", producer_arrives, threads(128), y);
         for (int i = 32; i < 96; ++i) REQUIRE(y[i] == i % 32 + 1);
+    });
+}
+
+TEST_CASE("a vote at a named barrier is of those who sync there, and of this time") {
+    with_seeds(5, [] {
+        std::vector<int> y(128 * 128);
+        launch("votes", votes, threads(128), y.data());
+        for (int i = 0; i < 128 * 128; ++i)
+            REQUIRE(y[static_cast<std::size_t>(i)] == (i / 128 % 80 / 64 == i % 128 / 64 ? 1 : 0));
     });
 }
 
