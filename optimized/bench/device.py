@@ -34,12 +34,12 @@ SANITIZER_SECONDS = 120  # of one run
 RERUNS = 20
 RERUN_CASES = 6
 CAPPED = 3e-4  # seconds that a call's work takes at its ceiling, from which on the cap on power is felt (chapter 18)
-CHOOSE = ("indexer_logits", "indexer_top_k", "sparse_prefill", "top_k")  # their fastest level is not the highest everywhere
+CHOOSE = ("indexer_logits", "indexer_top_k", "top_k")  # their fastest level is not the highest everywhere
 DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
 # simulator's own account of races does.
-ONE_LANE_ARRIVES = {"dense_attention": (3,), "moe": (3,), "sparse_prefill": (3, 4, 5, 6, 7), "sparse_decode": (4, 5, 6, 7, 10),
+ONE_LANE_ARRIVES = {"dense_attention": (3,), "moe": (3,), "sparse_prefill": (3, 4, 5, 6, 7, 8), "sparse_decode": (4, 5, 6, 7, 10),
                     "training_step": (2,)}  # fmt: skip
 PRESET = {"preset": "deepseek-v3.2-exp"}
 

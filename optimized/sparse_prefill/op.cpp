@@ -1,6 +1,5 @@
 #include "optimized/sparse_prefill/op.h"
 
-#include "optimized/support/at_level.h"
 #include "optimized/support/ladder.h"
 
 namespace dsa {
@@ -20,7 +19,8 @@ const Ladder<SparsePrefill> ladder{
      {"three tiles", sparse_prefill_level_4, sparse_prefill_level_3_declines, sparse_prefill_workspace},
      {"two score in turn", sparse_prefill_level_5, sparse_prefill_level_3_declines, sparse_prefill_workspace},
      {"selection inside", sparse_prefill_level_6, sparse_prefill_level_6_declines, nullptr},
-     {"tokens as rows", sparse_prefill_level_7, sparse_prefill_level_7_declines, nullptr}}};
+     {"tokens as rows", sparse_prefill_level_7, sparse_prefill_level_7_declines, nullptr},
+     {"keys as rows, on wgmma", sparse_prefill_level_8, sparse_prefill_level_8_declines, nullptr}}};
 
 SparsePrefill read(const dsa_sparse_prefill_args& args) {
     const Case about(args.case_json);
@@ -49,20 +49,9 @@ SparsePrefill read(const dsa_sparse_prefill_args& args) {
     return call;
 }
 
-// Where nobody chooses: the highest level that takes the call, but where many rows come from memory and not from the
-// L2 cache, level 6 hides that better than level 7 (notes.md, "Few heads").
-int fastest_level(const SparsePrefill& call) {
-    constexpr std::int64_t rows_that_lie_in_l2 = 700'000;  // times heads and 16
-    const bool from_memory = call.S * (std::max<std::int64_t>(call.H, 8) + 16) > rows_that_lie_in_l2;
-    return from_memory && sparse_prefill_level_6_declines(call).empty() ? 6 : 0;
-}
-
 }  // namespace
 
-void sparse_prefill(const SparsePrefill& call) {
-    const AtLevel level(chosen_level() == 0 ? fastest_level(call) : chosen_level());
-    ladder.run(call);
-}
+void sparse_prefill(const SparsePrefill& call) { ladder.run(call); }
 
 }  // namespace dsa
 

@@ -7,6 +7,7 @@
 // level 5  two warpgroups score tiles in turn and weigh, so that the softmax of one is beside products of the other
 // level 6  which slots count is decided inside, by the warpgroup that gathers
 // level 7  at most 16 heads: tokens are the products' rows, heads their columns
+// level 8  at most 32 heads, on wgmma: keys are the rows, in pieces of tiles
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -39,5 +40,7 @@ void sparse_prefill_level_6(const SparsePrefill& call);
 std::string sparse_prefill_level_6_declines(const SparsePrefill& call);
 void sparse_prefill_level_7(const SparsePrefill& call);
 std::string sparse_prefill_level_7_declines(const SparsePrefill& call);
+void sparse_prefill_level_8(const SparsePrefill& call);
+std::string sparse_prefill_level_8_declines(const SparsePrefill& call);
 
 }  // namespace dsa
