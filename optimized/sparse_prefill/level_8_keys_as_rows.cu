@@ -52,6 +52,7 @@ void attend_with(const SparsePrefill& call) {
                           static_cast<int>(call.T),
                           static_cast<int>(call.H),
                           static_cast<int>(call.k)};
+    static_assert(sizeof(Memory<heads, places>) <= 227 << 10, "what a block can have");
     launch("sparse_prefill_keys", attend_keys<heads, places>,
            {.blocks = std::min<std::int64_t>(call.T, multiprocessors),
             .threads = threads,
