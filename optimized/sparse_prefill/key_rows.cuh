@@ -187,7 +187,7 @@ __device__ void select(M& memory, const Queries& queries, const TensorMap& q) {
             tma_load(&memory.q[place][i], q, {i * panel_columns, row}, memory.q_full[place]);
     };
     const auto find = [&](int t, int round) {
-        if (t >= queries.T) return;
+        if (t >= queries.T) return;  // never; without it ptxas spills some 100 bytes here
         std::uint32_t(&counts)[most_slots / 32] = memory.counts[round % 2];
         mbarrier_wait_in_block(memory.counts_empty[round % 2], round / 2 % 2 ^ 1);
         Selection::find_counting(memory.table, queries.row(t), queries.k, queries.S, thread, of_selectors,
