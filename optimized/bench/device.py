@@ -156,8 +156,8 @@ def takes(library: Library, op: str, level: int, x: dict, *how) -> bool:
 
 def timed(library: Library, op: str, level: int, clock: Clock, by: dict[str, Ceiling], ceiling: dict, above: list[int] | None) -> list[dict]:
     """The timings of one level. Peers take turns with the highest level that takes a question: none of `above` does. None: no peers.
-    `by`: what shares are of; `ceiling`: how fast it was at the run's begin. A product takes turns with a call of so much work that
-    the card comes to its cap on power, and the share is of that."""
+    `by`: what shares are of; `ceiling`: how fast it was at the run's begin. A call of so much work that the card comes to its cap
+    on power is timed in turns with the product that its share is of; others alone, and once more in turns with peers."""
     found = []
     for question in questions():
         if question.op != op or level < question.from_level:
@@ -174,19 +174,25 @@ def timed(library: Library, op: str, level: int, clock: Clock, by: dict[str, Cei
             others = {"as the op chooses": [at_level(library, 0, c) for c in calls]} | others
         of, work = by[question.ceiling], question.flops if question.ceiling != "copy" else question.moved
         beside = question.ceiling != "copy" and work / ceiling[of.name] > CAPPED
-        took, *of_others = clock.in_turns([[at_level(library, level, c) for c in calls], *others.values(), *[[of.run]] * beside])
+        own = [at_level(library, level, c) for c in calls]
+        took = None if beside else clock.time(own)
+        if beside or others:
+            in_turns, *of_others = clock.in_turns([own, *others.values(), *[[of.run]] * beside])
+        took = took or in_turns
         reached = of.work / (of_others.pop().median * 1e-6) if beside else ceiling[of.name]
         entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
                  "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / reached}  # fmt: skip
         if beside:
             entry["ceiling_in_turns"] = reached
+        if others:
+            entry["in_turns_us"] = in_turns.median
         if with_peers:
-            entry["peers"] = [{"name": n, "median_us": t.median, "in_turns": True} for n, t in zip(others, of_others)]
+            entry["peers"] = [{"name": n, "median_us": t.median} for n, t in zip(others, of_others)]
             entry["peers_absent"] = absent
         found.append(entry)
         told = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))
         say(f"  {op}, level {level}, {question.shape}: {took.median:.1f} us, {entry['share']:.2f} of {question.ceiling}{told}")
-        del sets, calls, others
+        del sets, calls, own, others
         torch.cuda.empty_cache()
     return found
 

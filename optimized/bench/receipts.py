@@ -118,7 +118,10 @@ def table(receipt: dict) -> str:
             if not level["times"]:
                 lines.append(head + " | | | |")
             for time in level["times"]:
-                peers = ", ".join(f"{p['name']} {p['median_us']:.1f}{' in turns' * p.get('in_turns', False)}" for p in time.get("peers", []))
+                peers = ", ".join(f"{p['name']} {p['median_us']:.1f}" for p in time.get("peers", []))
+                if peers and "in_turns_us" in time:
+                    alone = time["in_turns_us"] != time["median_us"]
+                    peers += f"; {time['in_turns_us']:.1f} in turns" if alone else ", in turns"
                 turns = f", {time['ceiling_in_turns'] / 1e12:.0f} in turns" if "ceiling_in_turns" in time else ""
                 lines.append(f"{head} {time['shape']} | {time['median_us']:.1f} ± {time['spread_us'] / 2:.1f} | "
                              f"{time['share']:.2g} of {time['ceiling']}{turns} | {peers} |")  # fmt: skip
