@@ -74,6 +74,20 @@ def test_a_slot_that_does_not_count_adds_no_nan(op, title, program, tmp_path):  
     assert all(np.isfinite(numbers(name, array)).all() for name, array in got.items())
 
 
+@pytest.mark.parametrize("title", ["two score in turn", "selection inside", "tokens as rows", KEYS_AS_ROWS])
+def test_a_nan_stays_with_its_head(title, program, tmp_path):  # noqa: F811
+    """Heads are padded with rows of the next query, and share votes and tiles with others: no other result has other bits for that."""
+    tensors, parameters = prefill(3, 5, 110), {"scale": 0.4, "d_v": 512}
+    level = level_of(program, "sparse_prefill", title)
+    clean = results(program, "sparse_prefill", write(tmp_path / "in", "sparse_prefill", tensors, parameters, {}), tmp_path / "clean", level=level)
+    tensors["q"][1][2, 1, 7] = np.nan
+    got = results(program, "sparse_prefill", write(tmp_path / "nan", "sparse_prefill", tensors, parameters, {}), tmp_path / "got", level=level)
+    assert np.isnan(numbers("out", got["out"][2, 1])).all()
+    for name, array in got.items():
+        array[2, 1] = clean[name][2, 1]
+        assert array.tobytes() == clean[name].tobytes(), name
+
+
 def test_a_nan_code_stays_nan_for_few_heads(program, tmp_path):  # noqa: F811
     """0x7f lies where 480 would be if it were a number."""
     kv = pages(1, power_of_two=True)
