@@ -175,19 +175,17 @@ def timed(library: Library, op: str, level: int, clock: Clock, by: dict[str, Cei
         of, work = by[question.ceiling], question.flops if question.ceiling != "copy" else question.moved
         beside = question.ceiling != "copy" and work / ceiling[of.name] > CAPPED
         own = [at_level(library, level, c) for c in calls]
-        took = None if beside else clock.time(own)
-        if beside or others:
-            in_turns, *of_others = clock.in_turns([own, *others.values(), *[[of.run]] * beside])
-        took = took or in_turns
-        reached = of.work / (of_others.pop().median * 1e-6) if beside else ceiling[of.name]
+        turns = clock.in_turns([own, *others.values(), *[[of.run]] * beside]) if beside or others else []
+        took = turns[0] if beside else clock.time(own)
+        reached = of.work / (turns[-1].median * 1e-6) if beside else ceiling[of.name]
         entry = {"shape": question.shape, "median_us": took.median, "spread_us": took.spread, "replays": took.replays,
                  "ceiling": question.ceiling, "share": work / (took.median * 1e-6) / reached}  # fmt: skip
         if beside:
             entry["ceiling_in_turns"] = reached
         if others:
-            entry["in_turns_us"] = in_turns.median
+            entry["in_turns_us"] = turns[0].median
         if with_peers:
-            entry["peers"] = [{"name": n, "median_us": t.median} for n, t in zip(others, of_others)]
+            entry["peers"] = [{"name": n, "median_us": t.median} for n, t in zip(others, turns[1:])]
             entry["peers_absent"] = absent
         found.append(entry)
         told = "".join(f", {p['name']} {p['median_us']:.1f}" for p in entry.get("peers", []))

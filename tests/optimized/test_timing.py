@@ -86,3 +86,42 @@ def test_a_slow_call_is_replayed_three_times(clock_of):
     timing, clock = clock_of(card)
     took = clock.time([card.call("slow")])
     assert (took.median, took.replays, card.replayed) == (400_000.0, 3, ["slow"] * 4)
+
+
+@pytest.mark.parametrize(("flops", "others", "taken_by_turns", "share"), [
+    (2e12, {"theirs": ["t"]}, 3, 2e12 / 100e-6 / (1e12 / 300e-6)),  # 2 ms at the ceiling: beside the product
+    (2e12, {}, 2, 2e12 / 100e-6 / (1e12 / 200e-6)),
+    (1e11, {"theirs": ["t"]}, 2, 1e11 / 7e-6 / 1e15),
+    (1e11, {}, 0, 1e11 / 7e-6 / 1e15),
+])  # fmt: skip
+def test_a_level_takes_turns_with_peers_and_a_long_call_with_its_ceiling(flops, others, taken_by_turns, share, monkeypatch):
+    """On a clock that says 7 us of a call alone and 100, 200, 300 of those that take turns; the product has 1e12 FLOPs."""
+    monkeypatch.setitem(sys.modules, "torch", MagicMock())
+    for name in ("device", "timing", "peers", "questions", "library", "full_size", "conformance"):
+        monkeypatch.delitem(sys.modules, f"optimized.bench.{name}", raising=False)
+    device = importlib.import_module("optimized.bench.device")
+    for name in ("device", "timing", "peers", "questions", "library", "full_size"):
+        monkeypatch.delitem(sys.modules, f"optimized.bench.{name}", raising=False)
+    asked = []
+
+    class Clock:
+        def time(self, _):
+            return device_time(7.0)
+
+        def in_turns(self, contestants):
+            asked.extend(contestants)
+            return [device_time(100.0 * (i + 1)) for i in range(len(contestants))]
+
+    def device_time(median: float):
+        return SimpleNamespace(median=median, spread=1.0, replays=20)
+
+    question = SimpleNamespace(op="an_op", from_level=1, make=dict, parameters=None, shape="small", ceiling="bf16", flops=flops)
+    monkeypatch.setattr(device, "questions", lambda: [question])
+    monkeypatch.setattr(device, "called", lambda *_: MagicMock())
+    monkeypatch.setattr(device.peers, "calls", lambda *_: (others, {}))
+    by = {"bf16": SimpleNamespace(name="bf16_flops_a_second", work=1e12, run=None)}
+    (entry,) = device.timed(MagicMock(), "an_op", 1, Clock(), by, {"bf16_flops_a_second": 1e15}, [])
+    assert len(asked) == taken_by_turns
+    assert entry["share"] == pytest.approx(share) and entry["median_us"] == (100.0 if flops > 1e12 else 7.0)
+    assert entry["peers"] == [{"name": n, "median_us": 200.0} for n in others]
+    assert entry.get("in_turns_us") == (100.0 if others else None)
