@@ -139,6 +139,16 @@ void Block::named_barrier(unsigned number, unsigned count, bool waits, Where whe
     });
 }
 
+bool Block::any_at_barrier(unsigned number, unsigned count, bool mine, Where where) {
+    if (mine) barriers_[number].any = true;
+    named_barrier(number, count, true, where);
+    const bool any = barriers_[number].any;
+    named_barrier(number, count, true, where);  // all have heard
+    barriers_[number].any = false;
+    named_barrier(number, count, true, where);  // before it is used again
+    return any;
+}
+
 void Block::barrier_of_all(Where where) {
     const auto named = barriers_.find(0);
     if (named != barriers_.end() && named->second.arrived > 0)

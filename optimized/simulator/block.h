@@ -44,6 +44,8 @@ class Block {
 
     // bar.sync and bar.arrive: barrier `number` is complete when `count` threads have come to it.
     void named_barrier(unsigned number, unsigned count, bool waits, Where where);
+    // bar.red.or: the same of those who sync, each of whom hears whether anybody brought true.
+    bool any_at_barrier(unsigned number, unsigned count, bool mine, Where where);
     // __syncthreads: all threads that have not returned.
     void barrier_of_all(Where where);
     // Every lane of `mask` brings a value; each then finds all of them in Thread::received. The last to come does
@@ -72,6 +74,7 @@ class Block {
         std::uint64_t round = 0;
         std::vector<Thread*> waiting;
         std::vector<std::uint32_t> lanes;  // who has come, by warp
+        bool any = false;                  // somebody brought true
     };
     struct Exchange {
         std::uint32_t arrived = 0;

@@ -1,10 +1,12 @@
 // bar.red.or: a vote at a named barrier.
 #pragma once
 
-#include "optimized/simulator/thread.h"
+#include "optimized/simulator/block.h"
 
 namespace dsa::simulator {
 
-bool any_at_barrier(unsigned number, unsigned count, bool mine, Where where);
+inline bool any_at_barrier(unsigned number, unsigned count, bool mine, Where where) {
+    return this_thread().block->any_at_barrier(number, count, mine, where);
+}
 
 }  // namespace dsa::simulator

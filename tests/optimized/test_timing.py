@@ -48,21 +48,34 @@ class Card:
         return lambda: self.calls.append(name)
 
 
-@pytest.fixture
-def clock_of(monkeypatch):
-    def made(card: Card):
-        monkeypatch.setitem(sys.modules, "torch", card.torch)
-        monkeypatch.delitem(sys.modules, "optimized.bench.timing", raising=False)
-        timing = importlib.import_module("optimized.bench.timing")
-        monkeypatch.delitem(sys.modules, "optimized.bench.timing")  # no other test shall find it
-        clock = timing.Clock.__new__(timing.Clock)
-        clock.flush = clock.largest = None
-        return timing, clock
+def over(torch, name: str):
+    """A module of optimized.bench that has this torch. No other test finds it, nor what it imported."""
+    package = importlib.import_module("optimized.bench")
 
-    return made
+    def taken() -> dict:
+        found = {m: sys.modules.pop(m) for m in list(sys.modules) if m == "torch" or m.startswith("optimized.bench.")}
+        for m in found:
+            vars(package).pop(m.removeprefix("optimized.bench."), None)
+        return found
+
+    before = taken()
+    sys.modules["torch"] = torch
+    try:
+        return importlib.import_module(f"optimized.bench.{name}")
+    finally:
+        taken()
+        sys.modules.update(before)
+        vars(package).update({m.removeprefix("optimized.bench."): module for m, module in before.items() if m != "torch"})
 
 
-def test_replays_alternate_and_each_has_its_own_median(clock_of):
+def clock_of(card: Card):
+    timing = over(card.torch, "timing")
+    clock = timing.Clock.__new__(timing.Clock)
+    clock.flush = clock.largest = None
+    return timing, clock
+
+
+def test_replays_alternate_and_each_has_its_own_median():
     card = Card({"ours": 10.0, "theirs on set 1": 30.0, "theirs on set 2": 50.0})
     timing, clock = clock_of(card)
     ours, theirs = clock.in_turns([[card.call("ours")], [card.call("theirs on set 1"), card.call("theirs on set 2")]])
@@ -72,7 +85,7 @@ def test_replays_alternate_and_each_has_its_own_median(clock_of):
     assert len(card.replayed) == 2 * (timing.WARM_UP + timing.MOST_REPLAYS)
 
 
-def test_each_contestant_has_its_share_of_the_time(clock_of):
+def test_each_contestant_has_its_share_of_the_time():
     """Two of 7 and 16 ms go on for 0.6 s, 27 rounds; one of 7 ms alone for 0.3 s, 43."""
     card = Card({"a": 7_000.0, "b": 16_000.0})
     timing, clock = clock_of(card)
@@ -80,7 +93,7 @@ def test_each_contestant_has_its_share_of_the_time(clock_of):
     assert clock.time([card.call("a")]).replays == 43
 
 
-def test_a_slow_call_is_replayed_three_times(clock_of):
+def test_a_slow_call_is_replayed_three_times():
     """By its first replay, which is not counted."""
     card = Card({"slow": 400_000.0}, first=900_000.0)
     timing, clock = clock_of(card)
@@ -96,12 +109,7 @@ def test_a_slow_call_is_replayed_three_times(clock_of):
 ])  # fmt: skip
 def test_a_level_takes_turns_with_peers_and_a_long_call_with_its_ceiling(flops, others, taken_by_turns, share, monkeypatch):
     """On a clock that says 7 us of a call alone and 100, 200, 300 of those that take turns; the product has 1e12 FLOPs."""
-    monkeypatch.setitem(sys.modules, "torch", MagicMock())
-    for name in ("device", "timing", "peers", "questions", "library", "full_size", "conformance"):
-        monkeypatch.delitem(sys.modules, f"optimized.bench.{name}", raising=False)
-    device = importlib.import_module("optimized.bench.device")
-    for name in ("device", "timing", "peers", "questions", "library", "full_size"):
-        monkeypatch.delitem(sys.modules, f"optimized.bench.{name}", raising=False)
+    device = over(MagicMock(), "device")
     asked = []
 
     class Clock:
