@@ -13,7 +13,8 @@
 //
 //     y = log2 p + e,   w = 2^(y - reference),   out = sum w v / sum w 2^-e
 //
-// so w is below 2^8 whatever the scales are, and where w is too small for f16 p v is small in the same proportion.
+// so w is at most 2^15, f16's largest power of two, whatever the scales are, and where w is too small for f16 p v is
+// small in the same proportion.
 #pragma once
 
 #include "optimized/attention/distinct.cuh"
@@ -48,7 +49,7 @@ constexpr int weigher_registers = 184, scorer_registers = 120, carrier_registers
 enum NamedBarrier { all_threads, of_scorers, of_weighers, of_both };
 constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
 constexpr float nothing = -1e30F;     // a reference before the first token: finite, so that differences are numbers
-constexpr float let_grow = 8.0F;      // the reference follows only when w would grow beyond 2^8
+constexpr float let_grow = 15.0F;     // the reference follows only when w would grow beyond 2^15
 constexpr int largest_exponent = 60;  // of a token
 // Weighers hear of a tile's p when this many of 20 units of the next tile's q k^T have been issued: p v goes on
 // beside the next softmax then, and not beside the products that this softmax waits for.

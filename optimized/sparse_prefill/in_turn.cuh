@@ -74,7 +74,11 @@ __device__ inline void load_rest_of_q(Shared& memory, const TensorMap& q, int ro
 
 // The running softmax with less to do: whether any of this thread's own numbers lies beyond the reference is asked of
 // the warp by one vote, and only if so do the four threads of a row look for its maximum.
+//
+// p may grow to 2^32 before the reference follows: bf16 has float's exponents, and 2^12 slots of it leave 2^83 to v.
+// With 2^8 a row's sums were rescaled some times an item where logits are as wide as V3.2's scale makes them.
 struct SeldomSoftmax : RunningSoftmax {
+    static constexpr float let_grow = 32.0F;
     // The other warpgroup's tile has moved the reference.
     __device__ void follow(int row, float by, float to) {
         sum[row] *= by;

@@ -37,7 +37,7 @@ constexpr int of_a_gatherer = 56, of_a_selector = 104, of_a_scorer = 136, of_a_w
 enum Role { gathers, selects, scores, weighs };
 enum NamedBarrier { all_threads, of_selectors, of_scorers, of_weighers };
 constexpr float log2_e = 1.44269504088896340736F, ln_2 = 0.69314718055994530942F;
-constexpr float let_grow = 8.0F;  // the reference follows a maximum only when p would grow beyond 2^8
+constexpr float let_grow = 32.0F;  // the reference follows a maximum only when p would grow beyond 2^32 (in_turn.cuh)
 
 using Selection = DistinctSlots<warpgroup, most_slots, 12>;
 

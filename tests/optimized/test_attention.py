@@ -172,6 +172,19 @@ def test_items_of_few_tiles(program, tmp_path, level, k):
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
 
+@pytest.mark.parametrize(("level", "H"), [(3, 70), (4, 70), (5, 70), (6, 70), (7, 16), (8, 8), (8, 32)])
+def test_later_tiles_raise_the_reference(program, tmp_path, level, H):
+    """Sums are rescaled only where a logit lies 2^32 beyond the reference (2^8 up to level 4, and at level 7): by random numbers alone hardly
+    ever. Here the rotated columns of single keys, which are no part of v, are so large that some heads' logits do, in tile after tile."""
+    kv = normal(200, 576)
+    for key, factor in ((60, 100), (61, 200), (130, 400), (180, 800)):
+        kv[1][key, 512:] *= factor
+    rows = np.tile(np.arange(200), (5, 1))
+    tensors = {"q": normal(5, H, 576, std=0.6), "kv": kv, "indices": ("int32", rows), "sink": normal(H, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
+
+
 @pytest.mark.parametrize("level", [5, 6])
 def test_items_of_one_tile_end(program, tmp_path, monkeypatch, level):
     """A warpgroup that scored no tile of an item waited for its q nevertheless, when the other had asked for the next one's: level 6 stood still

@@ -83,13 +83,13 @@ def test_scales_of_any_size_stay_in_range_of_f16(program, tmp_path):  # noqa: F8
 
 
 def test_a_later_tile_raises_the_reference(program, tmp_path):  # noqa: F811
-    """Level 10's reference follows when a number is beyond 2^8: tokens of tile 1 are 2^5 times those of tile 0, those of tile 3 once
-    more, and of tile 2 one token is, which one warp sees. Five queries, so that a block has all tiles of one."""
+    """Level 10's reference follows when a number is beyond 2^15: tokens of tile 1 are 2^16 times those of tile 0, those of tile 3
+    2^10 times those of tile 1, which widens the logits, and of tile 2 one token is 2^8 times, which one warp sees. Five queries, so that a block has all tiles of one."""
     kv = pages(4, True)
-    scales = np.full((4, 64, 4), 2.0**-10)
-    scales[1:] *= 32
-    scales[2, 37] *= 8
-    scales[3] *= 32
+    scales = np.full((4, 64, 4), 2.0**-26)
+    scales[1:] *= 2**16
+    scales[2, 37] *= 2**8
+    scales[3] *= 2**10
     kv[1][:, :, 512:528] = scales.astype("<f4").view(np.uint8)
     tensors = question(20, 256, kv, s_q=5)
     tensors["indices"] = ("int32", np.tile(np.arange(256), (1, 5, 1)))
