@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from .questions import D_I, H_I, K, R_KV, Question
-
-SCALE = 192**-0.5
+from .questions import D_I, H_I, K, R_KV, SCALE, Question
 
 
 def _torch_top_k(question: Question, x: dict):

@@ -7,6 +7,7 @@ the peers count them (shared figures: 2 H_I D_I a pair; 2 H k (576 + 512) a quer
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ import torch
 
 H, D, R_Q, R_KV, D_ROPE, H_I, D_I, K = 128, 7168, 1536, 512, 64, 64, 128, 2048
 FP8 = torch.float8_e4m3fn
+# Of V3.2's softmax, m^2 of YaRN in it (spec section 2). Peers are given it too: how wide logits are decides how often a
+# kernel must rescale its sums.
+SCALE = 192**-0.5 * (0.1 * math.log(40) + 1) ** 2
 
 
 @dataclass
@@ -180,10 +184,10 @@ def _few_heads() -> list[Question]:
     for heads in (8, 16, 32):
         for T, S in ((512, 8192), (4096, 8192), (512, 131072), (4096, 131072)):
             found.append(Question("sparse_prefill", f"T {T}, S {S}, H {heads}, k 2048", lambda T=T, S=S, h=heads: attention_inputs(T, S, h),
-                                  1152.0 * T * K, 2.0 * T * heads * K * (576 + 512), "copy", from_level=4))  # fmt: skip
+                                  1152.0 * T * K, 2.0 * T * heads * K * (576 + 512), "copy", {"scale": SCALE}, 4))  # fmt: skip
         for B in (1, 64, 128):
             found.append(Question("sparse_decode", f"B {B}, s_q 1, H {heads}, k 2048", lambda B=B, h=heads: decode(B, 1, 8192, h),
-                                  656.0 * B * K, 2.0 * B * heads * K * (576 + 512), "copy", {"R_kv": R_KV}, 5))  # fmt: skip
+                                  656.0 * B * K, 2.0 * B * heads * K * (576 + 512), "copy", {"R_kv": R_KV, "scale": SCALE}, 5))  # fmt: skip
     return found
 
 
@@ -191,10 +195,10 @@ def _attention() -> list[Question]:
     a_query = 2.0 * H * K * (576 + 512)
     shapes = ((512, 8192, 1), (512, 131072, 1), (64, 131072, 3), (4096, 8192, 3), (4096, 32768, 3), (4096, 131072, 3))
     found = [Question("sparse_prefill", f"T {T}, S {S}, H 128, k 2048", lambda T=T, S=S: attention_inputs(T, S), 0, T * a_query, "bf16",
-                      from_level=least) for T, S, least in shapes]  # fmt: skip
+                      {"scale": SCALE}, least) for T, S, least in shapes]  # fmt: skip
     batches = ((1, 1, 1), (2, 2, 1), (64, 1, 1), (64, 2, 3), (128, 1, 3), (128, 2, 3))
     found += [Question("sparse_decode", f"B {B}, s_q {s_q}, H 128, k 2048", lambda B=B, s_q=s_q: decode(B, s_q, 8192), 0, B * s_q * a_query,
-                       "bf16", {"R_kv": R_KV}, least) for B, s_q, least in batches]  # fmt: skip
+                       "bf16", {"R_kv": R_KV, "scale": SCALE}, least) for B, s_q, least in batches]  # fmt: skip
     for T, S, least in ((128, 8192, 1), (4096, 8192, 3), (4096, 131072, 3), (1, 131072, 3)):
         found.append(Question("dense_attention", f"MQA, T {T}, S {S}, H 128", lambda T=T, S=S: {"q": bf16(T, H, 576), "kv": bf16(S, 576)}, 0,
                               2.0 * H * pairs(T, S) * (576 + 512), "bf16", {"mode": "mqa", "causal": True, "d_v": 512}, least))  # fmt: skip
