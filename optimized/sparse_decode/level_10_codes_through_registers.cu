@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(threads, 1)
     let_next_kernel_start();
     auto& memory = shared<Memory<heads>>();
     const bool of_cluster = plan.splits == together;  // its blocks are side by side
-    const int block = static_cast<int>(blockIdx.x) / plan.cluster();
+    const int block = static_cast<int>(of_cluster ? blockIdx.x / together : blockIdx.x);
     const std::int64_t query = block / plan.groups;
     const int first_head = block % plan.groups * heads;
     const int count = min(heads, static_cast<int>(plan.H) - first_head);
