@@ -13,4 +13,12 @@ __device__ inline int afresh(int number) {
     return number;
 }
 
+template <class T>
+__device__ const T* afresh(const T* pointer) {
+#if !defined(DSA_SIMULATOR)
+    asm volatile("" : "+l"(pointer));
+#endif
+    return pointer;
+}
+
 }  // namespace dsa

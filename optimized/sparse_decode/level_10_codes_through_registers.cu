@@ -64,6 +64,12 @@ struct Plan {
         if (count == together) return time + 4.6 + rows * 0.00124;
         return time + rows * (a_row + 2.0 * count * latent * 4 / bytes_a_us);
     }
+    // Of the kernel that adds: on multiprocessors that have no block of this one.
+    int blocks_beside() const {
+        constexpr double each = 5;  // by their registers
+        const double free = multiprocessors - static_cast<double>(rows_of_q) * groups * splits;
+        return static_cast<int>(std::max(0.0, free) * each);
+    }
     __host__ __device__ int cluster() const { return splits == together ? together : 1; }
     Parts parts(Arena& arena) const { return {splits, rows_of_q * H, arena}; }
 };
@@ -152,7 +158,7 @@ __global__ void __launch_bounds__(threads, 1)
     let_next_kernel_start();
     auto& memory = shared<Memory<heads>>();
     const bool of_cluster = plan.splits == together;  // its blocks are side by side
-    const int block = static_cast<int>(blockIdx.x) / plan.cluster();
+    const int block = static_cast<int>(of_cluster ? blockIdx.x / together : blockIdx.x);
     const std::int64_t query = block / plan.groups;
     const int first_head = block % plan.groups * heads;
     const int count = min(heads, static_cast<int>(plan.H) - first_head);
@@ -290,7 +296,7 @@ void sparse_decode_level_10(const SparseDecode& call) {
                                                 : attend_with<64>;
     attend(call, plan, parts);
     if (plan.splits > plan.cluster())
-        add_parts<true, true>(parts, call.result, call.rows, call.H, plan.splits, call.stream);
+        add_parts<true, true>(parts, call.result, call.rows, call.H, plan.splits, call.stream, plan.blocks_beside());
 }
 
 }  // namespace dsa
