@@ -3,6 +3,7 @@
 #pragma once
 
 #include "optimized/attention/latent_tile.cuh"
+#include "optimized/hopper/afresh.h"
 #include "optimized/hopper/tensor_map.h"
 
 namespace dsa::latent_tile {
@@ -31,8 +32,8 @@ TensorMap heads_map(const T* address, std::int64_t queries, std::int64_t H, int 
 // `between` bytes apart.
 template <int between, int half_n>
 __device__ void store_panels(const float* sums, const float (&one_over)[2], unsigned char* to) {
-    const int lane = lane_id(), matrix = lane / 8;
-    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
+    const int thread = afresh(static_cast<int>(threadIdx.x)), lane = thread % 32, matrix = lane / 8;
+    const int row = wgmma_row(thread, 0) / 16 * 16 + lane % 8 + matrix % 2 * 8;
 #pragma unroll
     for (int j = 0; j < half_n / 8; ++j) {
         std::uint32_t four[4];

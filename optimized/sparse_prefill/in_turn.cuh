@@ -9,7 +9,10 @@
 //
 // Turns go on over items: who scores an item's last tile stores its half of the sums at that turn's end; the other
 // one, which has begun with the next item's first tile, stores in its turn's middle, behind p v of the last tile.
-// Both warpgroups run the same instructions, so that each finds them where the other has brought them.
+// Both warpgroups run the same instructions, so that each finds them where the other has brought them. What is done
+// once an item is in nobody's shadow, so it is short: copies are asked for by whom elect_one() names (of a lane that
+// was compared with 0 ptxas does not see that it is alone, and makes a loop of each copy), nothing is divided, and
+// shuffles and loads that need not wait for each other stand together.
 //
 // What bounds it: the card's power (notes.md). In clocks, a tile: 1632 of the tensor cores, 1730 of shared memory's
 // pipe, 2010 of L2 for its rows.
@@ -23,6 +26,7 @@
 #include "optimized/hopper/fence.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/hopper/tma.h"
+#include "optimized/hopper/warp.h"
 #include "optimized/sparse_prefill/in_turn_gather.cuh"
 
 namespace dsa::latent_tile::in_turn {
@@ -135,6 +139,23 @@ struct SeldomSoftmax : RunningSoftmax {
         for (int row = 0; row < 2; ++row) sum[row] += added[row][0] + added[row][1];
         return rises;
     }
+    // largest and sum become the whole rows', all four side by side.
+    __device__ void fold_rows() {
+#pragma unroll
+        for (int flip = 1; flip < 4; flip *= 2) {
+            float got[4];
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                got[i] = __shfl_xor_sync(all_lanes, largest[i], flip);
+                got[2 + i] = __shfl_xor_sync(all_lanes, sum[i], flip);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                largest[i] = fmaxf(largest[i], got[i]);
+                sum[i] += got[2 + i];
+            }
+        }
+    }
     // Of the whole row.
     __device__ float row_largest(int row) const {
         float all = largest[row];
@@ -208,33 +229,35 @@ __device__ inline float* end_of(Shared& memory, unsigned n) { return memory.told
 
 // To global memory, when an item is weighed, whose last tile is n: through the half of its place that is this
 // warpgroup's own, each warp its rows. Three of four panels have room there. The fourth goes through the spare place;
-// or through p's, for three of the warps, if the other has scored the tile and p is read.
+// or through p's, for three of the warps, if the other has scored the tile and p is read. While the copy engine takes
+// a panel, the next one is written.
 __device__ inline void store(Shared& memory, const Work& work, const TensorMap& out_map, int item, int half,
                              unsigned n, const Sums& out) {
     constexpr int there = of_a_half / static_cast<int>(sizeof(Panel)), panel_bytes = static_cast<int>(sizeof(Panel));
-    const int row = wgmma_row(static_cast<int>(threadIdx.x), 0), warp = warp_id() % 4;
+    const int thread = afresh(static_cast<int>(threadIdx.x)), row = wgmma_row(thread, 0),
+              warp = __shfl_sync(all_lanes, thread / 32 % 4, 0);
     Tile& tile = memory.tile[place_of(n)];
     unsigned char* place = tile.at + half * of_a_half;
     unsigned char* last = static_cast<int>(n % 2) == half ? memory.spare[0] : warp < 3 ? tile.p() : memory.spare[1];
     const float one_over[2] = {1.0F / end_of(memory, n)[row], 1.0F / end_of(memory, n)[row + 8]};
-    // Where items have one tile, the other warpgroup may still be storing the one before through the spare place.
-    if (n > 0 && tiles_of(work) == 1)
-        mbarrier_wait_in_block(memory.empty[place_of(n - 1)][1 - half], parity_of(n - 1));
     barrier_sync(scorers_barrier + half, warpgroup);  // all its warps have weighed v
-    store_panels<panel_bytes, there * 32>(out, one_over, place);
-    store_panels<panel_bytes, 32>(out + there * 32, one_over, last);
-    fence_proxy_async_shared();
-    __syncwarp();
-    if (lane_id() != 0) return;
     const int query = work.query(item), head = (item - query * work.groups) * heads + warp * rows_of_a_warp;
-    for (int panel = 0; panel <= there; ++panel)
-        tma_store(out_map, {(half * panels_of_half + panel) * panel_columns, head, query},
-                  (panel < there ? place + panel * panel_bytes : last) + warp * of_a_warp);
-    bulk_commit();
+#pragma unroll
+    for (int panel = 0; panel <= there; ++panel) {
+        unsigned char* to = panel < there ? place + panel * panel_bytes : last;
+        store_panels<panel_bytes, 32>(out + panel * 32, one_over, to);
+        fence_proxy_async_shared();
+        __syncwarp();
+        if (elect_one())
+            tma_store(out_map, {(half * panels_of_half + panel) * panel_columns, head, query}, to + warp * of_a_warp);
+    }
 }
-// The place through which this warp has stored, when that is read.
+// The place through which this warp has stored, when that is read. Copies and this wait are of one thread.
 __device__ inline void release_stored(Shared& memory, int at, int half) {
-    if (lane_id() == 0) bulk_wait_read<0>();
+    if (elect_one()) {
+        bulk_commit();
+        bulk_wait_read<0>();
+    }
     release(memory, at, half);
 }
 
@@ -265,7 +288,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     const float to_log2 = work.result.scale * one_over_ln2, grow = SeldomSoftmax::let_grow / to_log2;
     const int warp = warp_id() % 4, tiles = tiles_of(work), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     const int blocks = static_cast<int>(gridDim.x);
-    const bool first_thread = threadIdx.x % warpgroup == 0;
+    const bool first_warp = __shfl_sync(all_lanes, warp, 0) == 0;
     Told& telling = memory.told[half];
     const Told& other = memory.told[1 - half];
     // This warpgroup's next tile is n, number `tile` of an item, which is the block's `round`-th.
@@ -277,7 +300,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
             ++round;
         }
     };
-    if (first_thread && half == 0) load_rest_of_q(memory, q_map, work.first_row(item), memory.q_full[0]);
+    if (first_warp && half == 0 && elect_one()) load_rest_of_q(memory, q_map, work.first_row(item), memory.q_full);
     advance(half);
     KeptQ q;
     if (item < work.items) load_q(q, work, item, half);
@@ -285,7 +308,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     Sums out;
     // Where this warpgroup stored at its last turn's end.
     const auto settle = [&] {
-        if ((tile == 1 || tiles == 1) && n >= 2) release_stored(memory, place_of(n - 2), half);
+        if (tile == 1 && n >= 2) release_stored(memory, place_of(n - 2), half);
     };
     // Turns with an item's first two tiles or its last two have code of their own: a warp that jumps over
     // instructions waits for those behind them, which cost 4 % of the clocks (notes.md).
@@ -305,7 +328,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         if (border) settle();
         if (border && tile < 2) {
             arrange_q(q);
-            mbarrier_wait_in_block(memory.q_full[round % 2], round / 2 % 2);
+            mbarrier_wait_in_block(memory.q_full, round % 2);
         }
         mbarrier_wait_in_block(memory.full[at][1 - half], parity_of(n));
         fence_proxy_async_shared();  // cp.async writes as threads do
@@ -323,12 +346,12 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         score<1, apart>(s, q[rotated], k + value_panels * apart, true);
         wgmma_commit();
         const Valid counts = memory.valid[at];
-        begin_other(memory, n - 1, none, border && tile == (tiles == 1 ? 0 : 1), half, softmax, out);
+        begin_other(memory, n - 1, none, border && tile == 1, half, softmax, out);
         if (border && tile == 0) softmax = {};
         wgmma_wait<1>();
         hold(s);
         barrier_sync(scorers_barrier + half, warpgroup);  // all its products have read the rotated columns, and q
-        if (more && first_thread) load_rest_of_q(memory, q_map, next_row, memory.q_full[(round + 1) % 2]);
+        if (more && first_warp && elect_one()) load_rest_of_q(memory, q_map, next_row, memory.q_full);
         const std::uint32_t valid[2] = {
             counts.of[0] | std::uint32_t{counts.of[1]} << 12 | std::uint32_t{counts.of[2]} << 24,
             std::uint32_t{counts.of[2]} >> 8 | std::uint32_t{counts.of[3]} << 4 | 0xffff0000U};
@@ -347,24 +370,29 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
                 }
         }
         if (border && tile + 2 >= tiles) {
+            float others_largest[2], others_sum[2];
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const int r = row + 8 * i;
-                softmax.largest[i] = softmax.row_largest(i);
-                softmax.sum[i] = softmax.total(i);
-                if (last && tile > 0) {
-                    softmax.largest[i] = fmaxf(softmax.largest[i], other.largest[r]);
-                    softmax.sum[i] += end_of(memory, n - 1)[r] * (rises ? softmax.factor[i] : 1.0F);
-                }
-                if (lane_id() % 4 != 0) continue;
-                if (!last) telling.largest[r] = softmax.largest[i];
-                end_of(memory, n)[r] = last ? divisor(work, softmax, item, i) : softmax.sum[i];
+                others_largest[i] = last ? other.largest[row + 8 * i] : minus_infinity();
+                others_sum[i] = last ? end_of(memory, n - 1)[row + 8 * i] : 0.0F;
             }
+            softmax.fold_rows();
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                softmax.largest[i] = fmaxf(softmax.largest[i], others_largest[i]);
+                softmax.sum[i] += others_sum[i] * (rises ? softmax.factor[i] : 1.0F);
+            }
+            if (lane_id() % 4 == 0)
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    if (!last) telling.largest[row + 8 * i] = softmax.largest[i];
+                    end_of(memory, n)[row + 8 * i] = last ? divisor(work, softmax, item, i) : softmax.sum[i];
+                }
         }
         __syncwarp();
         if (lane_id() == 0) mbarrier_arrive(memory.scored[at]);
         if (border && tile + 2 >= tiles) {
-            const int next = item + (tiles == 1 ? 2 : 1) * blocks;
+            const int next = item + blocks;
             if (next < work.items) load_q(q, work, next, half);
         }
         end(out);
@@ -378,11 +406,11 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         wgmma_fence();
         weigh<apart>(out, p, own, !border || tile > 0);
         wgmma_commit();
+        if (last) tell_rows(work, softmax, item);
         end(out);
         if (border && tile == 0 && !none) release_stored(memory, place_of(n - 1), half);
         if (last) {
             store(memory, work, out_map, item, half, n, out);
-            tell_rows(work, softmax, item);
             softmax = {};
         } else {
             release(memory, at, half);
@@ -401,11 +429,14 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     settle();
     // The block's last tile, if the other has scored it.
     if (tile == 0 && item - blocks < work.items) {
-        begin_other(memory, n - 1, false, tiles == 1, half, softmax, out);
+        begin_other(memory, n - 1, false, false, half, softmax, out);
         end(out);
         store(memory, work, out_map, item - blocks, half, n - 1, out);
     }
-    if (lane_id() == 0) bulk_wait<0>();
+    if (elect_one()) {
+        bulk_commit();
+        bulk_wait<0>();
+    }
 }
 
 }  // namespace dsa::latent_tile::in_turn

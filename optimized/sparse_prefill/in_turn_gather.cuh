@@ -48,20 +48,21 @@ struct Shared {
     unsigned char spare[heads / rows_of_a_warp + 1][of_a_warp];  // sums that have no other place on their way out
     Told told[2];
     Valid valid[stages];
-    Mbarrier q_full[2];              // by turns: items of one tile are one scorer's only
+    Mbarrier q_full;                 // of an item, in its scorers' shared panels
     Mbarrier full[stages][pieces];   // rows are there
     Mbarrier scored[stages];         // p is there
     Mbarrier empty[stages][pieces];  // p v is done
 };
 
-__device__ inline int tiles_of(const Work& work) { return work.k == 0 ? 1 : (work.k + tile_keys - 1) / tile_keys; }
+// At least two, so that each scorer has a part in each item.
+__device__ inline int tiles_of(const Work& work) { return max(2, (work.k + tile_keys - 1) / tile_keys); }
 __device__ inline int place_of(unsigned n) { return static_cast<int>(n % stages); }
 __device__ inline int parity_of(unsigned n) { return static_cast<int>(n / stages % 2); }
 
 __device__ inline void prepare(Shared& memory) {
     if (threadIdx.x < 8) memory.told[threadIdx.x / 4].rises[threadIdx.x % 4] = 0;
     if (threadIdx.x == 0) {
-        for (Mbarrier& full : memory.q_full) mbarrier_init(full, 1);
+        mbarrier_init(memory.q_full, 1);
         for (int i = 0; i < stages; ++i) {
             mbarrier_init(memory.scored[i], 4);
             for (int piece = 0; piece < pieces; ++piece) {

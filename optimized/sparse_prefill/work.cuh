@@ -19,8 +19,14 @@ struct Work {
     int T, H, k;
     int groups;  // of heads, a query
     int items;
+    // item / groups is item multiplier / 2^shift, where a division has thirty instructions. 2^shift is at least 2^31
+    // groups, and the multiplier is rounded up: right for items below 2^31.
+    std::uint32_t multiplier;
+    int shift;
 
-    __device__ int query(int item) const { return groups == 1 ? item : item / groups; }
+    __device__ int query(int item) const {
+        return static_cast<int>(std::uint64_t{static_cast<std::uint32_t>(item)} * multiplier >> shift);
+    }
     __device__ int first_head(int item) const { return (item - query(item) * groups) * heads; }
     __device__ int first_row(int item) const { return query(item) * H + first_head(item); }
     __device__ int tiles() const { return k == 0 ? 1 : (k + keys - 1) / keys; }
@@ -28,6 +34,8 @@ struct Work {
 
 inline Work work_of(const SparsePrefill& call, const std::int32_t* kept) {
     const auto groups = static_cast<int>(blocks_for(call.H, heads));
+    int shift = 31;
+    while (1 << (shift - 31) < groups) ++shift;
     return {call.q,
             call.kv,
             kept,
@@ -36,7 +44,9 @@ inline Work work_of(const SparsePrefill& call, const std::int32_t* kept) {
             static_cast<int>(call.H),
             static_cast<int>(call.k),
             groups,
-            static_cast<int>(call.T) * groups};
+            static_cast<int>(call.T) * groups,
+            static_cast<std::uint32_t>(blocks_for(std::int64_t{1} << shift, groups)),
+            shift};
 }
 
 // lse and the maximum of this thread's rows; one_over[row]: what the sums of p v are multiplied by.
