@@ -21,6 +21,7 @@
 #include "optimized/hopper/pairs.h"
 #include "optimized/hopper/registers.h"
 #include "optimized/hopper/tma.h"
+#include "optimized/hopper/warp.h"
 
 namespace dsa::key_rows {
 
@@ -176,8 +177,9 @@ template <class M>
 __device__ void select(M& memory, const Queries& queries, const TensorMap& q) {
     const int thread = static_cast<int>(threadIdx.x) % warpgroup;
     constexpr int q_places = M::q_places;
+    const bool first_warp = __shfl_sync(all_lanes, thread / warp_size, 0) == 0;
     const auto load_q = [&](int t, int round) {
-        if (thread != 0) return;
+        if (!first_warp || !elect_one()) return;  // of a lane compared with 0 ptxas makes a loop a copy
         const int place = round % q_places, row = t * queries.H;
         if (q_places == 1)
             bulk_prefetch(queries.q + std::int64_t{row} * d, queries.H * d * static_cast<int>(sizeof(bf16)));

@@ -219,6 +219,7 @@ struct Weigher {
     float out[value_panels][heads / 2];  // 64 columns each
     Turn<M::places> turn;
     int places[pieces];  // of the last tile
+    const bool first_warp = __shfl_sync(all_lanes, warp_id() % 4, 0) == 0;
 
     __device__ explicit Weigher(M& of) : memory(of) {}
     __device__ void hold_all() {
@@ -283,7 +284,7 @@ struct Weigher {
         }
         fence_proxy_async_shared();
         barrier_sync(of_weighers, warpgroup);
-        if (threadIdx.x % warpgroup != 0) return;
+        if (!first_warp || !elect_one()) return;
 #pragma unroll
         for (int i = 0; i < value_panels; ++i) tma_store(to, {i * panel_columns, 0, t}, panel_at(i));
         bulk_commit();
@@ -302,7 +303,7 @@ __device__ void weigh(M& memory, const Queries& queries, const TensorMap& out) {
         for (int tile = 0; tile < tiles; ++tile, ++n) weigher.weigh(n, tile == 0, tile + 1 == tiles);
         weigher.store(round, t, out);
     }
-    if (threadIdx.x % warpgroup == 0) bulk_wait<0>();
+    if (weigher.first_warp && elect_one()) bulk_wait<0>();
 }
 
 }  // namespace dsa::key_rows

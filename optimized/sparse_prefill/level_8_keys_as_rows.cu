@@ -70,7 +70,7 @@ std::string sparse_prefill_level_8_declines(const SparsePrefill& call) {
         return sentence("a latent has ", d, " numbers, of which ", d_v, " are the value; here ", call.d, " and ",
                         call.d_v);
     if (call.T * (call.H + most_heads) > std::numeric_limits<std::int32_t>::max())
-        return sentence("T H must be below 2^31; T and H are ", call.T, " and ", call.H);
+        return sentence("T (H + ", most_heads, ") must be below 2^31; T and H are ", call.T, " and ", call.H);
     if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
     if (call.k > most_slots) return sentence("k must be at most ", most_slots, "; it is ", call.k);
     return {};

@@ -115,7 +115,8 @@ inline std::string declines_latents(const SparsePrefill& call) {
                         call.d_v);
     constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
     if (call.T * (call.H + heads) > most || call.T * call.k > most)
-        return sentence("T H and T k must be below 2^31; T, H and k are ", call.T, ", ", call.H, " and ", call.k);
+        return sentence("T (H + ", heads, ") and T k must be below 2^31; T, H and k are ", call.T, ", ", call.H,
+                        " and ", call.k);
     if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
     return {};
 }
