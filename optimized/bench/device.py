@@ -297,6 +297,7 @@ def main() -> int:
             say(f"{p['passage']}: {'the same' if p['same'] else 'NOT THE SAME'} {p['tokens']} tokens as the reference: {p['text']!r}")
     else:
         say(f"the trained model did not run: {model.stderr.strip().splitlines()[-1:]}")
+        receipt |= {name: old[name] for name in ("trained_model", "trained_model_sources") if name in old}  # tells of which sources it is
     receipts.write(receipt)  # what is known so far stays, whatever happens next
     say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
     by = {} if options.no_times else ceiling_calls()
