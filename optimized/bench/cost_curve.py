@@ -71,19 +71,6 @@ class Parts:
         return self.timed(op, self.prepared(op, tensors, parameters).run)
 
 
-def selected(T: int, S: int) -> torch.Tensor:
-    """K different positions a query that it may see, ascending, in random places; -1 behind them where there are fewer."""
-    rows = []
-    for first in range(0, T, 256):
-        ends = torch.arange(S - T + first + 1, S - T + min(first + 256, T) + 1, device="cuda")[:, None]
-        draw = torch.rand(ends.shape[0], S, device="cuda")
-        draw.masked_fill_(torch.arange(S, device="cuda")[None] >= ends, -1)
-        best = draw.topk(min(K, S), dim=1)
-        at = best.indices.masked_fill(best.values < 0, S).sort(dim=1).values
-        rows.append(torch.nn.functional.pad(at.masked_fill(at == S, -1), (0, K - at.shape[1]), value=-1).to(torch.int32))
-    return torch.cat(rows)
-
-
 def block_inputs(T: int, C: int) -> dict:
     """dsa_attention: T tokens behind a cache of C"""
     found = questions.mla_inputs(T) | {n: t for n, t in questions.indexer_weights(T).items() if n not in ("x", "c_q", "positions")}
@@ -140,7 +127,7 @@ def of_one_request(parts: Parts, T: int, S: int, dense: bool) -> dict:
         "projections": parts.part("mla_project", questions.mla_inputs(T)),
         "indexer_project": parts.part("indexer_project", questions.indexer_weights(T)),
         "selection": parts.part("indexer_top_k", questions.indexer_inputs(T, S), {"topk": K}),
-        "sparse": parts.part("sparse_prefill", {"q": bf16(T, H, 576), "kv": bf16(S, 576), "indices": selected(T, S)}, {"d_v": R_KV}),
+        "sparse": parts.part("sparse_prefill", {"q": bf16(T, H, 576), "kv": bf16(S, 576), "indices": questions.selection(T, S)}, {"d_v": R_KV}),
     }
     if S > T:
         found["copy"] = copied(parts, S - T)

@@ -1,6 +1,6 @@
 """`make device`: checks every level against the goldens on the GPU, runs the sanitizers, times, writes the receipt.
 
-    python -m optimized.bench.device --build build [--only OP...] [--no-full | --full-only] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
+    python -m optimized.bench.device --build build [--only OP...] [--no-full | --full-only | --times-only] [--no-sanitizers] [--no-times] [--no-peers] [--seconds N]
 
 Needs PyTorch with CUDA, and what touchstone needs. Where time runs out, what was not reached is said and not written.
 """
@@ -213,6 +213,25 @@ def full_size_of(ops: dict[str, list[int]], build: Path) -> dict[str, dict]:
         return dict(zip(chosen, pool.map(one, chosen)))
 
 
+def times_again(library: Library, receipt: dict, ops: dict[str, list[int]], with_peers: bool) -> int:
+    """New times into a receipt whose answers are of these sources."""
+    for op, levels in ops.items():
+        known = receipt.get("ops", {}).get(op, {"levels": {}})["levels"]
+        changed = [n for n in levels if known.get(str(n), {}).get("sources") != receipts.sources_hash(op, n)]
+        if changed:
+            say(f"--times-only keeps a receipt's answers, which are not of the sources that are here for {op}, levels {changed}: run make device without it")
+            return 2
+    clock = Clock()
+    by, reached = ceiling_calls(), ceilings(clock)
+    say(", ".join(f"{n} {v:.3g}" for n, v in reached.items()))
+    for op, levels in ops.items():
+        for level in levels:
+            above = [n for n in levels if n > level] if with_peers else None
+            receipt["ops"][op]["levels"][str(level)]["times"] = timed(library, op, level, clock, by, reached, above)
+            receipts.write(receipt)
+    return 0
+
+
 def machine() -> dict:
     """What the receipt says of the GPU."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -231,6 +250,7 @@ def main() -> int:
     full = parser.add_mutually_exclusive_group()
     full.add_argument("--no-full", action="store_true", help="no full-size cases: those of the last receipt stay")
     full.add_argument("--full-only", action="store_true", help="only them, into the receipt that is there")
+    full.add_argument("--times-only", action="store_true", help="the receipt that is there stays, but for its times; its sources must be those that are here")
     parser.add_argument("--no-times", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--seconds", type=float, default=1e9, help="time no further level after this")
@@ -248,6 +268,8 @@ def main() -> int:
     receipt = machine()
     ladders = receipts.ladders(options.build / "dsa-optimized")
     chosen = {op: levels for op, levels in ladders.items() if not options.only or op in options.only}
+    if options.times_only:
+        return times_again(library, old, chosen, not options.no_peers)
     receipt["full_size"] = old.get("full_size", {}) | ({} if options.no_full else full_size_of(chosen, options.build))
     right_in_full = all(c["cases"] == c["right"] for c in receipt["full_size"].values())
     if options.full_only:

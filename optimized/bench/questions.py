@@ -54,10 +54,18 @@ def i32(values):
     return torch.as_tensor(values, dtype=torch.int32, device="cuda")
 
 
-def selection(T: int, S: int, k: int):
-    """k positions a query, ascending, all of them causal. -> int32 [T, k]"""
-    ends = torch.arange(S - T + 1, S + 1, device="cuda", dtype=torch.float32)[:, None]
-    return (torch.rand(T, k, device="cuda") * ends).to(torch.int32).sort(dim=1).values
+def selection(T: int, S: int, k: int = K) -> torch.Tensor:
+    """k different positions a query that it may see, ascending, in random places; -1 behind them where there are fewer. A top-k has no
+    position twice, and neither may this: what stands twice need not be read twice. -> int32 [T, k]"""
+    rows = []
+    for first in range(0, T, 256):
+        ends = torch.arange(S - T + first + 1, S - T + min(first + 256, T) + 1, device="cuda")[:, None]
+        draw = torch.rand(ends.shape[0], S, device="cuda")
+        draw.masked_fill_(torch.arange(S, device="cuda")[None] >= ends, -1)
+        best = draw.topk(min(k, S), dim=1)
+        at = best.indices.masked_fill(best.values < 0, S).sort(dim=1).values
+        rows.append(torch.nn.functional.pad(at.masked_fill(at == S, -1), (0, k - at.shape[1]), value=-1).to(torch.int32))
+    return torch.cat(rows)
 
 
 def suffix(T: int, S: int) -> dict:
