@@ -133,3 +133,16 @@ def test_a_level_takes_turns_with_peers_and_a_long_call_with_its_ceiling(flops, 
     assert entry["share"] == pytest.approx(share) and entry["median_us"] == (100.0 if flops > 1e12 else 7.0)
     assert entry["peers"] == [{"name": n, "median_us": 200.0} for n in others]
     assert entry.get("in_turns_us") == (100.0 if others else None)
+
+
+@pytest.mark.parametrize(("known", "answer", "times"), [("here", 0, ["new"]), ("before", 2, ["old"])])
+def test_new_times_go_into_a_receipt_of_these_sources_only(known, answer, times, monkeypatch):
+    device = over(MagicMock(), "device")
+    monkeypatch.setattr(device.receipts, "sources_hash", lambda *_: "here")
+    monkeypatch.setattr(device.receipts, "write", lambda _: None)
+    monkeypatch.setattr(device, "timed", lambda *_: ["new"])
+    monkeypatch.setattr(device, "Clock", MagicMock)
+    monkeypatch.setattr(device, "ceilings", lambda _: {"copy": 1.0})
+    receipt = {"ops": {"an_op": {"levels": {"1": {"sources": known, "times": ["old"]}}}}}
+    assert device.times_again(MagicMock(), receipt, {"an_op": [1]}, with_peers=False) == answer
+    assert receipt["ops"]["an_op"]["levels"]["1"]["times"] == times
