@@ -172,6 +172,24 @@ def test_items_of_few_tiles(program, tmp_path, level, k):
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
 
+@pytest.mark.parametrize("level", range(1, 9))
+@pytest.mark.parametrize(("T", "H"), [(0, 70), (3, 0), (0, 0)])
+def test_nothing_is_asked(program, tmp_path, T, H, level):
+    """No query or no head: a call that does nothing, or is declined. Levels 3 to 6 divided by the number of groups of heads."""
+    tensors = {"q": normal(T, H, 576), "kv": normal(9, 576), "indices": ("int32", np.zeros((T, 60), np.int32))}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    run = call(program, "sparse_prefill", folder, tmp_path / "out", level=level)
+    assert run.returncode in (0, 77), run.stderr
+
+
+@pytest.mark.parametrize("level", [3, 4, 5, 6, 7, 8])
+def test_scales_next_to_nothing(program, tmp_path, level):
+    """Where 2^32 is no float when it is told as a difference of q k^T, no reference was ever beyond -inf plus it: rows were empty."""
+    tensors = {"q": normal(1, 4, 576), "kv": normal(90, 576), "indices": ("int32", np.arange(60)[None])}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 5e-38, "d_v": 512}, {})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level, shares=SHARE | {"max_logit": 2.0**-10})
+
+
 @pytest.mark.parametrize(("level", "H"), [(3, 70), (4, 70), (5, 70), (6, 70), (7, 16), (8, 8), (8, 32)])
 def test_later_tiles_raise_the_reference(program, tmp_path, level, H):
     """Sums are rescaled only where a logit lies 2^32 beyond the reference (2^8 up to level 4, and at level 7): by random numbers alone hardly
