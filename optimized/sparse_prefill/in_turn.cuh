@@ -79,8 +79,9 @@ __device__ inline void load_rest_of_q(Shared& memory, const TensorMap& q, int ro
 // The running softmax with less to do: whether any of this thread's own numbers lies beyond the reference is asked of
 // the warp by one vote, and only if so do the four threads of a row look for its maximum.
 //
-// p may grow to 2^32 before the reference follows: bf16 has float's exponents, and 2^12 slots of it leave 2^83 to v.
-// With 2^8 a row's sums were rescaled some times an item where logits are as wide as V3.2's scale makes them.
+// p may grow to 2^32 before the reference follows: bf16 has float's exponents, and 2^12 slots of it leave 2^83 to v
+// (level 5, which has more, less). With 2^8 a row's sums were rescaled some times an item where logits are as wide as
+// V3.2's scale makes them.
 struct SeldomSoftmax : RunningSoftmax {
     static constexpr float let_grow = 32.0F;
     // The other warpgroup's tile has moved the reference.
@@ -285,7 +286,9 @@ __device__ inline void tell_rows(const Work& work, const SeldomSoftmax& softmax,
 // half: of v's columns, and the number of this warpgroup.
 __device__ inline void score_and_weigh(Shared& memory, const Work& work, const TensorMap& q_map,
                                        const TensorMap& out_map, int half) {
-    const float to_log2 = work.result.scale * one_over_ln2, grow = SeldomSoftmax::let_grow / to_log2;
+    const float to_log2 = work.result.scale * one_over_ln2;
+    constexpr float largest = 0x1.fffffep127F;  // so that a first logit is beyond -inf and `grow`
+    const float grow = fminf(SeldomSoftmax::let_grow / to_log2, largest);
     const int warp = warp_id() % 4, tiles = tiles_of(work), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     const int blocks = static_cast<int>(gridDim.x);
     const bool first_warp = __shfl_sync(all_lanes, warp, 0) == 0;

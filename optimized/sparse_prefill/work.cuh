@@ -45,7 +45,7 @@ inline Work work_of(const SparsePrefill& call, const std::int32_t* kept) {
             static_cast<int>(call.k),
             groups,
             static_cast<int>(call.T) * groups,
-            static_cast<std::uint32_t>(blocks_for(std::int64_t{1} << shift, groups)),
+            groups == 0 ? 0 : static_cast<std::uint32_t>(blocks_for(std::int64_t{1} << shift, groups)),
             shift};
 }
 

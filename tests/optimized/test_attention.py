@@ -166,7 +166,7 @@ def test_latents_agree_on_wgmma(program, tmp_path, level, falls):
 
 @pytest.mark.parametrize(("level", "k"), [(5, 48), (5, 96), (6, 0), (6, 1), (6, 48), (6, 49), (6, 96), (6, 97), (6, 144)])
 def test_items_of_few_tiles(program, tmp_path, level, k):
-    """Levels 5 and 6 score tile after tile, whatever item each is of: five items a block, of one, two and three tiles, the last whole or not."""
+    """Levels 5 and 6 score tile after tile, whatever item each is of: five items a block, of two and three tiles, the last whole or not, or empty."""
     tensors = {"q": normal(5, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(5, 90, k), "sink": normal(70, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
