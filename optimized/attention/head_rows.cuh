@@ -29,7 +29,7 @@ TensorMap heads_map(const T* address, std::int64_t queries, std::int64_t H, int 
 }
 
 // Sums times one_over to panels in shared memory, K-major as a tensor store with a box of 64 columns reads them,
-// `between` bytes apart.
+// `between` bytes apart. Addresses are made here each time, and hold no registers before.
 template <int between, int half_n>
 __device__ void store_panels(const float* sums, const float (&one_over)[2], unsigned char* to) {
     const int thread = afresh(static_cast<int>(threadIdx.x)), lane = thread % 32, matrix = lane / 8;

@@ -11,7 +11,8 @@ __device__ inline float minus_infinity() { return __uint_as_float(0xff800000U); 
 // By what sums made under the maximum `before` are multiplied when it becomes `after`; 1 while nothing was seen.
 __device__ inline float rescaling(float before, float after) { return before == after ? 1.0F : expf(before - after); }
 
-// sum exp(logit - maximum), and a sink's share, which joins the denominator only.
+// sum exp(logit - maximum), and a sink's share, which joins the denominator only. A reference below the
+// maximum serves as well, but that a sink is infinite as much sooner.
 __device__ inline float denominator(const AttentionResult& result, std::int64_t head, float maximum, float sum) {
     return result.sink == nullptr ? sum : sum + expf(result.sink[head] - maximum);
 }

@@ -17,7 +17,7 @@ constexpr int latent = 512;
 
 // All null where nothing is split.
 struct Parts {
-    // [splits, rows H, latent], under the part's own maximum, not divided
+    // [splits, rows H, latent], under the part's own maximum or what lags behind it, not divided
     float* out = nullptr;
     float* maximum = nullptr;  // [rows H, splits]
     float* sum = nullptr;      // [rows H, splits]

@@ -179,7 +179,7 @@ __device__ void select(M& memory, const Queries& queries, const TensorMap& q) {
     constexpr int q_places = M::q_places;
     const bool first_warp = __shfl_sync(all_lanes, thread / warp_size, 0) == 0;
     const auto load_q = [&](int t, int round) {
-        if (!first_warp || !elect_one()) return;  // of a lane compared with 0 ptxas makes a loop a copy
+        if (!first_warp || !elect_one()) return;  // by a lane compared with 0 each copy would be a loop
         const int place = round % q_places, row = t * queries.H;
         if (q_places == 1)
             bulk_prefetch(queries.q + std::int64_t{row} * d, queries.H * d * static_cast<int>(sizeof(bf16)));
