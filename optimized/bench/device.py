@@ -213,7 +213,19 @@ def full_size_of(ops: dict[str, list[int]], build: Path) -> dict[str, dict]:
         return dict(zip(chosen, pool.map(one, chosen)))
 
 
-def times_again(library: Library, receipt: dict, ops: dict[str, list[int]], with_peers: bool) -> int:
+def time_levels(library: Library, receipt: dict, ops: dict[str, list[int]], clock: Clock, ceiling: dict, with_peers: bool, until: float) -> None:
+    """The times of all levels of these ops, into the receipt, which is written after each. until: of time.monotonic()."""
+    by = ceiling_calls()
+    for op, level in [(op, level) for op, levels in ops.items() for level in levels]:
+        if time.monotonic() > until:
+            say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
+            continue
+        above = [n for n in ops[op] if n > level] if with_peers else None
+        receipt["ops"][op]["levels"][str(level)]["times"] = timed(library, op, level, clock, by, ceiling, above)
+        receipts.write(receipt)
+
+
+def times_again(library: Library, receipt: dict, ops: dict[str, list[int]], with_peers: bool, until: float = float("inf")) -> int:
     """New times into a receipt whose answers are of these sources."""
     for op, levels in ops.items():
         known = receipt.get("ops", {}).get(op, {"levels": {}})["levels"]
@@ -222,13 +234,9 @@ def times_again(library: Library, receipt: dict, ops: dict[str, list[int]], with
             say(f"--times-only keeps a receipt's answers, which are not of the sources that are here for {op}, levels {changed}: run make device without it")
             return 2
     clock = Clock()
-    by, reached = ceiling_calls(), ceilings(clock)
+    reached = ceilings(clock)
     say(", ".join(f"{n} {v:.3g}" for n, v in reached.items()))
-    for op, levels in ops.items():
-        for level in levels:
-            above = [n for n in levels if n > level] if with_peers else None
-            receipt["ops"][op]["levels"][str(level)]["times"] = timed(library, op, level, clock, by, reached, above)
-            receipts.write(receipt)
+    time_levels(library, receipt, ops, clock, reached, with_peers, until)
     return 0
 
 
@@ -269,7 +277,7 @@ def main() -> int:
     ladders = receipts.ladders(options.build / "dsa-optimized")
     chosen = {op: levels for op, levels in ladders.items() if not options.only or op in options.only}
     if options.times_only:
-        return times_again(library, old, chosen, not options.no_peers)
+        return times_again(library, old, chosen, not options.no_peers, begin + options.seconds)
     receipt["full_size"] = old.get("full_size", {}) | ({} if options.no_full else full_size_of(chosen, options.build))
     right_in_full = all(c["cases"] == c["right"] for c in receipt["full_size"].values())
     if options.full_only:
@@ -322,15 +330,8 @@ def main() -> int:
         receipt |= {name: old[name] for name in ("trained_model", "trained_model_sources") if name in old}  # tells of which sources it is
     receipts.write(receipt)  # what is known so far stays, whatever happens next
     say(f"checked in {time.monotonic() - begin:.0f} s; now the clock has the GPU for itself")
-    by = {} if options.no_times else ceiling_calls()
-    for op, level, _ in [] if options.no_times else todo:
-        if time.monotonic() - begin > options.seconds:
-            say(f"no time left for the times of {op}, level {level}: they are not in the receipt")
-            continue
-        above = None if options.no_peers else [n for n in ladders[op] if n > level]
-        times = timed(library, op, level, clock, by, receipt["ceilings"], above)
-        receipt["ops"][op]["levels"][str(level)]["times"] = times
-        receipts.write(receipt)
+    if not options.no_times:
+        time_levels(library, receipt, chosen, clock, receipt["ceilings"], not options.no_peers, begin + options.seconds)
     return 0 if good else 1
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from .questions import D_I, H_I, K, R_KV, SCALE, Question
+from .questions import D_I, H_I, K, R_KV, Question
 
 
 def _torch_top_k(question: Question, x: dict):
@@ -76,16 +76,17 @@ def _flash_mla(question: Question, x: dict):
     prefill = question.op == "sparse_prefill"
     fewest = 64  # heads that its kernels take; fewer are padded, outside of the timed call
     q = torch.nn.functional.pad(x["q"], (0, 0, 0, max(0, fewest - x["q"].shape[-2])))
+    scale = question.parameters["scale"]
     function = mla.flash_mla_sparse_fwd if prefill else mla.flash_mla_with_kvcache
     # sgl-flash-mla keeps the kernels for sm_90 behind this argument.
     legacy = {"use_legacy": True} if "use_legacy" in inspect.signature(function).parameters else {}
     if prefill:
         kv, indices = x["kv"][:, None], x["indices"][:, None]
-        return lambda: function(q, kv, indices, SCALE, **legacy)
+        return lambda: function(q, kv, indices, scale, **legacy)
     metadata = mla.get_mla_metadata()
     metadata = metadata[0] if isinstance(metadata, tuple) else metadata
     pages = x["kv_pages"].view(-1, 64, 1, 656)
-    return lambda: function(q, pages, None, None, R_KV, metadata, softmax_scale=SCALE, indices=x["indices"], **legacy)
+    return lambda: function(q, pages, None, None, R_KV, metadata, softmax_scale=scale, indices=x["indices"], **legacy)
 
 
 PEERS: dict[str, Callable] = {

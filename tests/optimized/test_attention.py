@@ -205,8 +205,8 @@ def test_later_tiles_raise_the_reference(program, tmp_path, level, H):
 
 @pytest.mark.parametrize("level", [5, 6])
 def test_items_of_one_tile_end(program, tmp_path, monkeypatch, level):
-    """A warpgroup that scored no tile of an item waited for its q nevertheless, when the other had asked for the next one's: level 6 stood still
-    under these schedules."""
+    """When an item of so few slots had one tile, who scored none of it waited for its q nevertheless, and level 6 stood still under these
+    schedules. Now its second tile is empty."""
     monkeypatch.setenv("DSA_SIMULATOR_CHECKS", "off")  # the schedules are those that did
     tensors = {"q": normal(8, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(8, 90, 20)}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
