@@ -5,7 +5,7 @@
 #include "optimized/hopper/bulk.h"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
-#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/sparse_decode/query_panels.cuh"
 #include "optimized/support/ladder.h"

@@ -4,7 +4,7 @@
 #include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
-#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/support/ladder.h"

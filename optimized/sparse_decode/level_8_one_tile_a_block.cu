@@ -3,7 +3,7 @@
 // tokens come, convert, score (four warps), weigh 128 columns a warpgroup, leave the part.
 #include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
-#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/support/ladder.h"

@@ -1,7 +1,7 @@
 // How a call is split over blocks, and what each block leaves.
 #pragma once
 
-#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/tiles.cuh"
 
 namespace dsa::cached_tiles {

@@ -1,4 +1,4 @@
-// The kernel that adds the parts of a selection (sparse_decode/adding.cuh): few parts, more than one bunch of loads
+// The kernel that adds the parts of a selection (attention/adding.cuh): few parts, more than one bunch of loads
 // takes, and the most; with rehearsals and without. The ops' small cases have few parts.
 #include <bit>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "optimized/sparse_decode/adding.cuh"
+#include "optimized/attention/adding.cuh"
 
 namespace {
 
@@ -18,8 +18,10 @@ constexpr float infinity = std::numeric_limits<float>::infinity();
 
 struct Added {
     std::vector<std::uint16_t> out;
-    std::vector<float> lse;
-    bool operator==(const Added& other) const { return out == other.out && lse == other.lse; }
+    std::vector<float> lse, max_logit;
+    bool operator==(const Added& other) const {
+        return out == other.out && lse == other.lse && max_logit == other.max_logit;
+    }
 };
 
 float number_of(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
@@ -55,10 +57,12 @@ struct Question {
     template <bool early, bool plain_order>
     Added ask(int rehearsing) const {
         Added added{std::vector<std::uint16_t>(static_cast<std::size_t>(all * latent), 0xffff),
+                    std::vector<float>(static_cast<std::size_t>(all), 7),
                     std::vector<float>(static_cast<std::size_t>(all), 7)};
         AttentionResult result{};
         result.out = reinterpret_cast<bf16*>(added.out.data());
         result.lse = added.lse.data();
+        result.max_logit = added.max_logit.data();
         result.sink = sink.data();
         result.scale = 1;
         add_parts<early, plain_order>(parts, result, rows, H, splits, nullptr, rehearsing);
@@ -81,6 +85,7 @@ struct Question {
                 weights.push_back(std::isinf(mine) ? 0 : std::exp(mine - maximum));
                 sum += parts.sum[row * splits + s] * weights.back();
             }
+            CHECK(added.max_logit[static_cast<std::size_t>(row)] == maximum);
             const float lse = added.lse[static_cast<std::size_t>(row)];
             if (std::isinf(maximum))
                 CHECK(lse == -infinity);

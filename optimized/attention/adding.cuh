@@ -19,7 +19,7 @@ constexpr int latent = 512;
 struct Parts {
     // [splits, rows H, latent], under the part's own maximum or what lags behind it, not divided
     float* out = nullptr;
-    float* maximum = nullptr;  // [rows H, splits]
+    float* maximum = nullptr;  // [rows H, splits]; not what lags behind it, if result.max_logit is asked for
     float* sum = nullptr;      // [rows H, splits]
 
     Parts(int splits, std::int64_t rows_H, Arena& arena) {
@@ -47,6 +47,7 @@ static_assert(threads == most_parts);
 // over_block, for any number of warps, is unrolled to 2 KB of code.
 template <class Fold>
 __device__ float over_all(float value, float (&of_warp)[threads / warp_size], Fold fold) {
+    static_assert(threads / warp_size == 4);
     value = over_warp(value, fold);
     if (lane_id() == 0) of_warp[warp_id()] = value;
     __syncthreads();
@@ -104,6 +105,7 @@ __global__ void __launch_bounds__(threads)
         to[0] = to_bf16_pair(out[0] * by, out[plain_order ? 1 : 2] * by);
         to[1] = to_bf16_pair(out[plain_order ? 2 : 1] * by, out[3] * by);
         if (i == 0) result.lse[row] = lse;
+        if (i == 0 && result.max_logit != nullptr) result.max_logit[row] = maximum;
         return;
     }
 }
@@ -113,7 +115,7 @@ __global__ void __launch_bounds__(threads)
 template <bool early = false, bool plain_order = false>
 void add_parts(const Parts& parts, const AttentionResult& result, std::int64_t rows_of_q, std::int64_t H, int splits,
                Stream stream, int rehearsing = 0) {
-    launch("sparse_decode_add", adding::add<early, plain_order>,
+    launch("attention_add_parts", adding::add<early, plain_order>,
            {.blocks = rows_of_q * H,
             .threads = adding::threads,
             .shared_bytes = sizeof(adding::Memory),
