@@ -228,31 +228,6 @@ __device__ inline void end(Sums& out) {
 // By the scorer of tile n.
 __device__ inline float* end_of(Shared& memory, unsigned n) { return memory.told[n % 2].end[n / 2 % 2]; }
 
-// To global memory, when an item is weighed, whose last tile is n: through the half of its place that is this
-// warpgroup's own, each warp its rows. Three of four panels have room there. The fourth goes through the spare place;
-// or through p's, for three of the warps, if the other has scored the tile and p is read. While the copy engine takes
-// a panel, the next one is written.
-__device__ inline void store(Shared& memory, const Work& work, const TensorMap& out_map, int item, int half,
-                             unsigned n, const Sums& out) {
-    constexpr int there = of_a_half / static_cast<int>(sizeof(Panel)), panel_bytes = static_cast<int>(sizeof(Panel));
-    const int thread = afresh(static_cast<int>(threadIdx.x)), row = wgmma_row(thread, 0),
-              warp = __shfl_sync(all_lanes, thread / 32 % 4, 0);
-    Tile& tile = memory.tile[place_of(n)];
-    unsigned char* place = tile.at + half * of_a_half;
-    unsigned char* last = static_cast<int>(n % 2) == half ? memory.spare[0] : warp < 3 ? tile.p() : memory.spare[1];
-    const float one_over[2] = {1.0F / end_of(memory, n)[row], 1.0F / end_of(memory, n)[row + 8]};
-    barrier_sync(scorers_barrier + half, warpgroup);  // all its warps have weighed v
-    const int query = work.query(item), head = (item - query * work.groups) * heads + warp * rows_of_a_warp;
-#pragma unroll
-    for (int panel = 0; panel <= there; ++panel) {
-        unsigned char* to = panel < there ? place + panel * panel_bytes : last;
-        store_panels<panel_bytes, 32>(out + panel * 32, one_over, to);
-        fence_proxy_async_shared();
-        __syncwarp();
-        if (elect_one())
-            tma_store(out_map, {(half * panels_of_half + panel) * panel_columns, head, query}, to + warp * of_a_warp);
-    }
-}
 // The place through which this warp has stored, when that is read. Copies and this wait are of one thread.
 __device__ inline void release_stored(Shared& memory, int at, int half) {
     if (elect_one()) {
@@ -262,34 +237,72 @@ __device__ inline void release_stored(Shared& memory, int at, int half) {
     release(memory, at, half);
 }
 
-// What the sums of p v of a row are divided by; i: of this thread's two.
-__device__ inline float divisor(const Work& work, const SeldomSoftmax& softmax, int item, int i) {
-    const float reference = softmax.reference[i] * work.result.scale;
-    if (reference == minus_infinity()) return -minus_infinity();
-    const int head = work.first_head(item) + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
-    return denominator(work.result, min(head, work.H - 1), reference, softmax.sum[i]);
-}
+// What becomes of items that a block does whole: rows of out, lse and the maximum. (Level 9 leaves parts.)
+struct WholeItems {
+    const Work& work;
+    const TensorMap& out_map;
 
-// lse and maximum: two lanes of four have a row each.
-__device__ inline void tell_rows(const Work& work, const SeldomSoftmax& softmax, int item) {
-    const int i = lane_id() % 4;
-    if (i >= 2) return;
-    const auto own = [&](const float(&of)[2]) { return i == 0 ? of[0] : of[1]; };
-    const int query = work.query(item),
-              head = (item - query * work.groups) * heads + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
-    if (head >= work.H) return;
-    const int at = query * work.H + head;
-    work.result.lse[at] = told_lse(work.result, own(softmax.reference) * work.result.scale, own(softmax.sum));
-    if (work.result.max_logit != nullptr) work.result.max_logit[at] = own(softmax.largest) * work.result.scale;
-}
+    __device__ int tiles() const { return tiles_of(work); }
+
+    // To global memory, when an item is weighed, whose last tile is n: through the half of its place that is this
+    // warpgroup's own, each warp its rows. Three of four panels have room there. The fourth goes through the spare
+    // place; or through p's, for three of the warps, if the other has scored the tile and p is read. While the copy
+    // engine takes a panel, the next one is written.
+    __device__ void store(Shared& memory, int item, int half, unsigned n, const Sums& out) const {
+        constexpr int there = of_a_half / static_cast<int>(sizeof(Panel)),
+                      panel_bytes = static_cast<int>(sizeof(Panel));
+        const int thread = afresh(static_cast<int>(threadIdx.x)), row = wgmma_row(thread, 0),
+                  warp = __shfl_sync(all_lanes, thread / 32 % 4, 0);
+        Tile& tile = memory.tile[place_of(n)];
+        unsigned char* place = tile.at + half * of_a_half;
+        unsigned char* last = static_cast<int>(n % 2) == half ? memory.spare[0]
+                              : warp < 3                      ? tile.p()
+                                                              : memory.spare[1];
+        const float one_over[2] = {1.0F / end_of(memory, n)[row], 1.0F / end_of(memory, n)[row + 8]};
+        barrier_sync(scorers_barrier + half, warpgroup);  // all its warps have weighed v
+        const int query = work.query(item), head = (item - query * work.groups) * heads + warp * rows_of_a_warp;
+#pragma unroll
+        for (int panel = 0; panel <= there; ++panel) {
+            unsigned char* to = panel < there ? place + panel * panel_bytes : last;
+            store_panels<panel_bytes, 32>(out + panel * 32, one_over, to);
+            fence_proxy_async_shared();
+            __syncwarp();
+            if (elect_one())
+                tma_store(out_map, {(half * panels_of_half + panel) * panel_columns, head, query},
+                          to + warp * of_a_warp);
+        }
+    }
+
+    // What the sums of p v of a row are divided by; i: of this thread's two.
+    __device__ float divisor(const SeldomSoftmax& softmax, int item, int i) const {
+        const float reference = softmax.reference[i] * work.result.scale;
+        if (reference == minus_infinity()) return -minus_infinity();
+        const int head = work.first_head(item) + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
+        return denominator(work.result, min(head, work.H - 1), reference, softmax.sum[i]);
+    }
+
+    // lse and maximum: two lanes of four have a row each.
+    __device__ void tell_rows(const SeldomSoftmax& softmax, int item) const {
+        const int i = lane_id() % 4;
+        if (i >= 2) return;
+        const auto own = [&](const float(&of)[2]) { return i == 0 ? of[0] : of[1]; };
+        const int query = work.query(item),
+                  head = (item - query * work.groups) * heads + wgmma_row(static_cast<int>(threadIdx.x), 2 * i);
+        if (head >= work.H) return;
+        const int at = query * work.H + head;
+        work.result.lse[at] = told_lse(work.result, own(softmax.reference) * work.result.scale, own(softmax.sum));
+        if (work.result.max_logit != nullptr) work.result.max_logit[at] = own(softmax.largest) * work.result.scale;
+    }
+};
 
 // half: of v's columns, and the number of this warpgroup.
-__device__ inline void score_and_weigh(Shared& memory, const Work& work, const TensorMap& q_map,
-                                       const TensorMap& out_map, int half) {
+template <class Results>
+__device__ void score_and_weigh(Shared& memory, const Work& work, const TensorMap& q_map, const Results& results,
+                                int half) {
     const float to_log2 = work.result.scale * one_over_ln2;
     constexpr float largest = 0x1.fffffep127F;  // so that a first logit is beyond -inf and `grow`
     const float grow = fminf(SeldomSoftmax::let_grow / to_log2, largest);
-    const int warp = warp_id() % 4, tiles = tiles_of(work), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
+    const int warp = warp_id() % 4, tiles = results.tiles(), row = wgmma_row(static_cast<int>(threadIdx.x), 0);
     const int blocks = static_cast<int>(gridDim.x);
     const bool first_warp = __shfl_sync(all_lanes, warp, 0) == 0;
     Told& telling = memory.told[half];
@@ -389,7 +402,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     if (!last) telling.largest[row + 8 * i] = softmax.largest[i];
-                    end_of(memory, n)[row + 8 * i] = last ? divisor(work, softmax, item, i) : softmax.sum[i];
+                    end_of(memory, n)[row + 8 * i] = last ? results.divisor(softmax, item, i) : softmax.sum[i];
                 }
         }
         __syncwarp();
@@ -400,7 +413,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         }
         end(out);
         if (border && tile == 0) {
-            if (!none) store(memory, work, out_map, item - blocks, half, n - 1, out);
+            if (!none) results.store(memory, item - blocks, half, n - 1, out);
         } else {
             release(memory, place_of(n - 1), half);
         }
@@ -409,11 +422,11 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
         wgmma_fence();
         weigh<apart>(out, p, own, !border || tile > 0);
         wgmma_commit();
-        if (last) tell_rows(work, softmax, item);
+        if (last) results.tell_rows(softmax, item);
         end(out);
         if (border && tile == 0 && !none) release_stored(memory, place_of(n - 1), half);
         if (last) {
-            store(memory, work, out_map, item, half, n, out);
+            results.store(memory, item, half, n, out);
             softmax = {};
         } else {
             release(memory, at, half);
@@ -434,7 +447,7 @@ __device__ inline void score_and_weigh(Shared& memory, const Work& work, const T
     if (tile == 0 && item - blocks < work.items) {
         begin_other(memory, n - 1, false, false, half, softmax, out);
         end(out);
-        store(memory, work, out_map, item - blocks, half, n - 1, out);
+        results.store(memory, item - blocks, half, n - 1, out);
     }
     if (elect_one()) {
         bulk_commit();

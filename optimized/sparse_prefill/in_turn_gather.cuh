@@ -76,12 +76,13 @@ __device__ inline void prepare(Shared& memory) {
 }
 
 // Warp w brings rows 12 w ... 12 w + 11 of a tile, 8 lanes a row. Tiles of all items are one stream: where a tile's
-// rows lie is asked for before the rows of the tile before it are, and known before their places are free. indices:
-// ask(item, tile); answer(asked, tile, n), of tile n: lane i has row 12 w + i, -1 where the slot does not count.
+// rows lie is asked for before the rows of the tile before it are, and known before their places are free. tiles: of
+// an item. indices: ask(item, tile); answer(asked, tile, n), of tile n: lane i has row 12 w + i, -1 where the slot
+// does not count.
 template <class Indices>
-__device__ void gather(Shared& memory, const Work& work, Indices indices) {
+__device__ void gather(Shared& memory, const Work& work, int tiles, Indices indices) {
     constexpr int rows_at_once = 4, times = rows_each / rows_at_once;
-    const int warp = warp_id(), lane = lane_id(), tiles = tiles_of(work), blocks = static_cast<int>(gridDim.x);
+    const int warp = warp_id(), lane = lane_id(), blocks = static_cast<int>(gridDim.x);
     const int first_place = place_of_piece(warp * rows_each + lane / 8, lane % 8);
     const int other_half =
         (first_place & 64) == 0 ? 64 : -64;  // four rows on the swizzle's third bit is the other one

@@ -8,7 +8,7 @@
 namespace dsa {
 
 void sparse_prefill_level_1(const SparsePrefill& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
+    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_1(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected_by_comparing(call.indices, kept, call.T, call.k, call.S, call.stream);
     attend_one_block_a_head("sparse_prefill_head", SelectedRows{call.kv, kept, call.k, call.d}, call.q, call.result,

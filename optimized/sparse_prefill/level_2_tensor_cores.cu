@@ -21,7 +21,7 @@ std::string sparse_prefill_level_2_declines(const SparsePrefill& call) {
 }
 
 void sparse_prefill_level_2(const SparsePrefill& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
+    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_1(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected(call.indices, kept, call.T, call.k, call.S, call.stream);
     if (call.H <= 16)

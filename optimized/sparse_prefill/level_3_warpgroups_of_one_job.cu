@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(threads, 1) attend(Work work, const __grid_con
 std::string sparse_prefill_level_3_declines(const SparsePrefill& call) { return declines_latents(call); }
 
 void sparse_prefill_level_3(const SparsePrefill& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
+    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_1(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected(call.indices, kept, call.T, call.k, call.S, call.stream);
     const Work work = work_of(call, kept);

@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(threads, 1)
 }  // namespace
 
 void sparse_prefill_level_4(const SparsePrefill& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
+    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_1(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected(call.indices, kept, call.T, call.k, call.S, call.stream);
     const Work work = work_of(call, kept);

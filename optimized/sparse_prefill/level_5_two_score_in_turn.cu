@@ -31,17 +31,17 @@ __global__ void __launch_bounds__(in_turn::threads, 1)
     const int job = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);
     if (job == 0) {
         give_back_registers<in_turn::of_a_gatherer>();
-        in_turn::gather(memory, work, KeptIndices{work, nullptr});
+        in_turn::gather(memory, work, in_turn::tiles_of(work), KeptIndices{work, nullptr});
     } else {
         take_registers<in_turn::of_a_scorer>();
-        in_turn::score_and_weigh(memory, work, q, out, job - 1);
+        in_turn::score_and_weigh(memory, work, q, in_turn::WholeItems{work, out}, job - 1);
     }
 }
 
 }  // namespace
 
 void sparse_prefill_level_5(const SparsePrefill& call) {
-    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace(call));
+    require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_1(call));
     auto* kept = static_cast<std::int32_t*>(call.workspace);  // [T, k]
     keep_selected(call.indices, kept, call.T, call.k, call.S, call.stream);
     const Work work = work_of(call, kept);

@@ -1,5 +1,6 @@
 // Level 6. Which slots count is decided by the warpgroup that gathers (selection.cuh), instead of by a kernel before
 // this one: a row that ascends is read once more, and that is all.
+#include "optimized/hopper/dependent.h"
 #include "optimized/sparse_prefill/selection.cuh"
 #include "optimized/support/ladder.h"
 #include "optimized/support/launch.h"
@@ -17,15 +18,17 @@ struct Shared {
 __global__ void __launch_bounds__(in_turn::threads, 1)
     attend(Work work, const std::int32_t* indices, std::int64_t S, const __grid_constant__ TensorMap q,
            const __grid_constant__ TensorMap out) {
+    let_next_kernel_start();  // level 9's
     auto& memory = shared<Shared>();
     in_turn::prepare(memory.tiles);
     const int job = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);
     if (job == 0) {
         give_back_registers<in_turn::of_a_gatherer>();
-        in_turn::gather(memory.tiles, work, in_turn::Selection(memory.tiles, memory.selection, work, indices, S));
+        in_turn::gather(memory.tiles, work, in_turn::tiles_of(work),
+                        in_turn::Selection(memory.tiles, memory.selection, work, indices, S));
     } else {
         take_registers<in_turn::of_a_scorer>();
-        in_turn::score_and_weigh(memory.tiles, work, q, out, job - 1);
+        in_turn::score_and_weigh(memory.tiles, work, q, in_turn::WholeItems{work, out}, job - 1);
     }
 }
 

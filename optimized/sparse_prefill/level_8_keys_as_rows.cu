@@ -1,5 +1,6 @@
 // Level 8. At most 32 heads, on wgmma: keys are the rows of the products and heads their columns (key_rows.cuh),
 // where level 7 has mma.sync and levels 3 to 6 pad heads to 64.
+#include "optimized/hopper/dependent.h"
 #include "optimized/sparse_prefill/key_rows_products.cuh"
 #include "optimized/sparse_prefill/op.h"
 #include "optimized/support/ladder.h"
@@ -24,6 +25,7 @@ constexpr std::int64_t rows_of_l2 = 64 << 10;
 template <int heads, int places>
 __global__ void __launch_bounds__(threads, 1)
     attend_keys(Queries queries, const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap out) {
+    let_next_kernel_start();  // level 9's
     auto& memory = shared<Memory<heads, places>>();
     prepare(memory);
     const int role = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);

@@ -5,7 +5,7 @@
 namespace dsa {
 
 // The kept indices, [T, k].
-std::int64_t sparse_prefill_workspace(const SparsePrefill& call) {
+std::int64_t sparse_prefill_workspace_1(const SparsePrefill& call) {
     return call.T * call.k * static_cast<std::int64_t>(sizeof(std::int32_t));
 }
 
@@ -13,14 +13,15 @@ namespace {
 
 const Ladder<SparsePrefill> ladder{
     "sparse_prefill",
-    {{"one block a head", sparse_prefill_level_1, nullptr, sparse_prefill_workspace},
-     {"tensor cores", sparse_prefill_level_2, sparse_prefill_level_2_declines, sparse_prefill_workspace},
-     {"warpgroups of one job", sparse_prefill_level_3, sparse_prefill_level_3_declines, sparse_prefill_workspace},
-     {"three tiles", sparse_prefill_level_4, sparse_prefill_level_3_declines, sparse_prefill_workspace},
-     {"two score in turn", sparse_prefill_level_5, sparse_prefill_level_3_declines, sparse_prefill_workspace},
+    {{"one block a head", sparse_prefill_level_1, nullptr, sparse_prefill_workspace_1},
+     {"tensor cores", sparse_prefill_level_2, sparse_prefill_level_2_declines, sparse_prefill_workspace_1},
+     {"warpgroups of one job", sparse_prefill_level_3, sparse_prefill_level_3_declines, sparse_prefill_workspace_1},
+     {"three tiles", sparse_prefill_level_4, sparse_prefill_level_3_declines, sparse_prefill_workspace_1},
+     {"two score in turn", sparse_prefill_level_5, sparse_prefill_level_3_declines, sparse_prefill_workspace_1},
      {"selection inside", sparse_prefill_level_6, sparse_prefill_level_6_declines, nullptr},
      {"tokens as rows", sparse_prefill_level_7, sparse_prefill_level_7_declines, nullptr},
-     {"keys as rows, on wgmma", sparse_prefill_level_8, sparse_prefill_level_8_declines, nullptr}}};
+     {"keys as rows, on wgmma", sparse_prefill_level_8, sparse_prefill_level_8_declines, nullptr},
+     {"last round in parts", sparse_prefill_level_9, sparse_prefill_level_9_declines, sparse_prefill_workspace_9}}};
 
 SparsePrefill read(const dsa_sparse_prefill_args& args) {
     const Case about(args.case_json);
@@ -52,6 +53,7 @@ SparsePrefill read(const dsa_sparse_prefill_args& args) {
 }  // namespace
 
 void sparse_prefill(const SparsePrefill& call) { ladder.run(call); }
+std::int64_t sparse_prefill_workspace(const SparsePrefill& call) { return ladder.workspace(call); }
 
 }  // namespace dsa
 
@@ -60,6 +62,6 @@ int dsa_sparse_prefill(const dsa_sparse_prefill_args* args) {
     return dsa::answered([&] { dsa::sparse_prefill(dsa::read(*args)); });
 }
 int64_t dsa_sparse_prefill_workspace(const dsa_sparse_prefill_args* args) {
-    return dsa::measured([&] { return dsa::ladder.workspace(dsa::read(*args)); });
+    return dsa::measured([&] { return dsa::sparse_prefill_workspace(dsa::read(*args)); });
 }
 }

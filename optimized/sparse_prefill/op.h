@@ -8,6 +8,7 @@
 // level 6  which slots count is decided inside, by the warpgroup that gathers
 // level 7  at most 16 heads: tokens are the products' rows, heads their columns
 // level 8  at most 32 heads, on wgmma: keys are the rows, in pieces of tiles
+// level 9  levels 6 and 8, and a last round of few blocks is cut in parts of selections
 #pragma once
 
 #include "optimized/attention/result.h"
@@ -29,6 +30,7 @@ struct SparsePrefill {
 void sparse_prefill(const SparsePrefill& call);
 std::int64_t sparse_prefill_workspace(const SparsePrefill& call);
 
+std::int64_t sparse_prefill_workspace_1(const SparsePrefill& call);  // of levels 1 to 5
 void sparse_prefill_level_1(const SparsePrefill& call);
 void sparse_prefill_level_2(const SparsePrefill& call);
 std::string sparse_prefill_level_2_declines(const SparsePrefill& call);
@@ -42,5 +44,8 @@ void sparse_prefill_level_7(const SparsePrefill& call);
 std::string sparse_prefill_level_7_declines(const SparsePrefill& call);
 void sparse_prefill_level_8(const SparsePrefill& call);
 std::string sparse_prefill_level_8_declines(const SparsePrefill& call);
+std::int64_t sparse_prefill_workspace_9(const SparsePrefill& call);
+void sparse_prefill_level_9(const SparsePrefill& call);
+std::string sparse_prefill_level_9_declines(const SparsePrefill& call);
 
 }  // namespace dsa

@@ -1,13 +1,14 @@
 // Which slots of an item's row count? Those in range whose index stands in no slot before. Where the row ascends
 // (what is out of range at its end), a slot need only look at the one before. From the first tile on in which it
 // falls, a table decides, made in that tile's place of the whole row. What was brought before is right: the row
-// ascended.
+// ascended. Who begins in the middle of a row looks first whether it falls before.
 //
 // In rounds: each index hashes to an entry, which is left to the lowest slot of those that come there. Who finds
 // itself there is the first of its index; who finds the same index stands twice; who finds another one comes to
 // another entry in the next round, together with its like.
 #pragma once
 
+#include "optimized/hopper/barrier_any.h"
 #include "optimized/sparse_prefill/in_turn.cuh"
 
 namespace dsa::latent_tile::in_turn {
@@ -24,8 +25,15 @@ class Selection {
         std::int32_t index[2], before[2];
     };
 
-    __device__ Selection(Shared& tiles, InShared& own, const Work& work, const std::int32_t* indices, std::int64_t S)
-        : tiles_(tiles), own_(own), work_(work), indices_(indices), S_(static_cast<std::uint32_t>(S)) {
+    // first_slot: of an item, where its tiles begin.
+    __device__ Selection(Shared& tiles, InShared& own, const Work& work, const std::int32_t* indices, std::int64_t S,
+                         int first_slot = 0)
+        : tiles_(tiles),
+          own_(own),
+          work_(work),
+          indices_(indices),
+          S_(static_cast<std::uint32_t>(S)),
+          first_slot_(first_slot) {
         const int mine = warp_id() * rows_each + lane_id();
         slots_[0] = mine % tile_keys;
         slots_[1] = (mine + (lane_id() < tile_keys - 32 ? 32 : 0)) % tile_keys;
@@ -36,7 +44,7 @@ class Selection {
         Asked asked;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int slot = tile * tile_keys + slots_[i];
+            const int slot = slot_of(tile, i);
             asked.index[i] = slot < work_.k ? row_[slot] : -1;
             asked.before[i] = slot < work_.k && slot > 0 ? row_[slot - 1] : -1;
         }
@@ -46,14 +54,15 @@ class Selection {
         if (tile == 0) ascends_ = true;
         if (ascends_) {
             const bool falls = falls_at(asked, 0, tile) || falls_at(asked, 1, tile);
-            if (__any_sync(all_lanes, falls) != 0) {
+            const bool before = tile == 0 && first_slot_ > 0 && falls_before_first();
+            if (__any_sync(all_lanes, falls) != 0 || before) {
                 ascends_ = false;
                 for (Mbarrier& piece : tiles_.empty[place_of(n)]) mbarrier_wait_in_block(piece, parity_of(n) ^ 1);
                 find_first_of_each(reinterpret_cast<std::int32_t*>(tiles_.tile[place_of(n)].at));
             }
         }
         const std::int32_t index = asked.index[0];
-        const int slot = tile * tile_keys + slots_[0];
+        const int slot = slot_of(tile, 0);
         const bool counts = ascends_ || slot >= work_.k ? counts_alone(index) && index != asked.before[0]
                                                         : (own_.counts[slot / 32] >> slot % 32 & 1) != 0;
         return counts ? index : -1;
@@ -71,10 +80,20 @@ class Selection {
     static_assert(most <= 32 * warpgroup, "a thread has a bit for each of its slots");
 
     __device__ static std::uint32_t unsigned_of(std::int32_t index) { return static_cast<std::uint32_t>(index); }
+    __device__ int slot_of(int tile, int i) const { return first_slot_ + tile * tile_keys + slots_[i]; }
     __device__ bool counts_alone(std::int32_t index) const { return unsigned_of(index) < S_; }
+    __device__ bool falls(std::int32_t before, std::int32_t index) const {
+        return counts_alone(index) && unsigned_of(before) > unsigned_of(index);
+    }
     __device__ bool falls_at(const Asked& asked, int i, int tile) const {
-        return (tile > 0 || slots_[i] > 0) && counts_alone(asked.index[i]) &&
-               unsigned_of(asked.before[i]) > unsigned_of(asked.index[i]);
+        return slot_of(tile, i) > 0 && falls(asked.before[i], asked.index[i]);
+    }
+    __device__ bool falls_before_first() const {
+        bool any = false;
+#pragma unroll 8  // loads under way
+        for (int slot = 1 + static_cast<int>(threadIdx.x); slot < first_slot_; slot += warpgroup)
+            any |= falls(row_[slot - 1], row_[slot]);
+        return barrier_any(gatherers_barrier, warpgroup, any);
     }
     // L2 is asked for the next item's row.
     __device__ void begin(int item) {
@@ -142,6 +161,7 @@ class Selection {
     const Work& work_;
     const std::int32_t* indices_;  // [T, k]
     std::uint32_t S_;
+    int first_slot_;
     const std::int32_t* row_ = nullptr;  // [k]
     int slots_[2];                       // of a tile
     bool ascends_ = true;

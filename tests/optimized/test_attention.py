@@ -172,7 +172,7 @@ def test_items_of_few_tiles(program, tmp_path, level, k):
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level)
 
 
-@pytest.mark.parametrize("level", range(1, 9))
+@pytest.mark.parametrize("level", range(1, 10))
 @pytest.mark.parametrize(("T", "H"), [(0, 70), (3, 0), (0, 0)])
 def test_nothing_is_asked(program, tmp_path, T, H, level):
     """No query or no head: a call that does nothing, or is declined. Levels 3 to 6 divided by the number of groups of heads."""
@@ -182,7 +182,7 @@ def test_nothing_is_asked(program, tmp_path, T, H, level):
     assert run.returncode in (0, 77), run.stderr
 
 
-@pytest.mark.parametrize("level", [3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("level", [3, 4, 5, 6, 7, 8, 9])
 def test_scales_next_to_nothing(program, tmp_path, level):
     """Where 2^32 is no float when it is told as a difference of q k^T, no reference was ever beyond -inf plus it: rows were empty."""
     tensors = {"q": normal(1, 4, 576), "kv": normal(90, 576), "indices": ("int32", np.arange(60)[None])}

@@ -74,7 +74,7 @@ def test_a_slot_that_does_not_count_adds_no_nan(op, title, program, tmp_path):  
     assert all(np.isfinite(numbers(name, array)).all() for name, array in got.items())
 
 
-@pytest.mark.parametrize("title", ["two score in turn", "selection inside", "tokens as rows", KEYS_AS_ROWS])
+@pytest.mark.parametrize("title", ["two score in turn", "selection inside", "tokens as rows", KEYS_AS_ROWS, "last round in parts"])
 def test_a_nan_stays_with_its_head(title, program, tmp_path):  # noqa: F811
     """Heads are padded with rows of the next query, and share votes and tiles with others: no other result has other bits for that."""
     tensors, parameters = prefill(3, 5, 110), {"scale": 0.4, "d_v": 512}

@@ -1,0 +1,42 @@
+// Which calls level 9 of sparse_prefill cuts, told by the room that its parts need. Here a round is two items, and
+// the rest of the last one is cut for at most eight blocks, in parts of two tiles of 48 slots and more.
+#include <doctest/doctest.h>
+
+#include "optimized/attention/adding.cuh"
+#include "optimized/sparse_prefill/op.h"
+
+using namespace dsa;
+
+namespace {
+
+// splits: in which `cut` queries shall be cut.
+bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int64_t cut) {
+    SparsePrefill call{};
+    call.T = T;
+    call.H = H;
+    call.S = 1000;
+    call.k = k;
+    call.d = 576;
+    call.d_v = 512;
+    call.result.scale = 0.1F;
+    Arena arena;
+    Parts(splits, cut * H, arena);
+    return sparse_prefill_workspace_9(call) == arena.bytes();
+}
+
+}  // namespace
+
+TEST_CASE("what is left of the last round is cut, and nothing else") {
+    CHECK(needs(3, 64, 170, 2, 1));   // four tiles
+    CHECK(needs(3, 64, 200, 3, 1));   // five: 2, 2, 1
+    CHECK(needs(3, 20, 400, 5, 1));   // by level 8 whole
+    CHECK(needs(1, 130, 200, 2, 1));  // three items have eight blocks
+    CHECK(needs(3, 130, 200, 2, 1));  // nine items: four rounds, of which the fourth ends within the third query
+    CHECK(needs(1, 64, 2048, 8, 1));  // as many as there are blocks
+    CHECK(needs(4, 64, 170, 1, 0));   // no rest
+    CHECK(needs(2, 128, 2048, 1, 0));
+    CHECK(needs(1, 64, 96, 1, 0));  // two tiles
+    CHECK(needs(0, 64, 2048, 1, 0));
+    CHECK(needs(3, 0, 2048, 1, 0));
+    CHECK(needs(3, 64, 0, 1, 0));
+}

@@ -1,0 +1,63 @@
+"""Level 9 of sparse_prefill: queries of a last round of few blocks, whose selections are cut. Which are is asked in test_last_round.cpp."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_attention import agree_with_level_2, indices, normal, program, write  # noqa: F401
+from test_few_heads import level_of
+
+TITLE = "last round in parts"
+# On the simulator a round is two items, and what is left of it is cut for at most eight blocks, in parts of two tiles of 48 and more.
+CASES = [
+    (3, 64, 170),  # two queries whole, one in two parts
+    (3, 20, 400),  # two by level 8
+    (1, 130, 170),  # nothing but a last round, of three items, the third of two heads
+    (3, 130, 200),  # rounds do not end with a query
+    (1, 64, 97),  # the second part is one slot
+    (1, 5, 700),  # parts of more than two tiles
+    (1, 20, 2048),
+    (4, 64, 170),  # nothing is left: nothing is cut
+    (1, 64, 96),  # too few tiles
+]
+
+
+@pytest.mark.parametrize(("T", "H", "k"), CASES)
+def test_parts_agree(program, tmp_path, T, H, k):  # noqa: F811
+    """Selections in no order, with repeats within and across parts, and what lies out of range; a sink."""
+    tensors = {"q": normal(T, H, 576, std=0.6), "kv": normal(90, 576), "indices": indices(T, 90, k), "sink": normal(H, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
+@pytest.mark.parametrize("falls", [[], [30], [95], [96], [97], [150], [30, 150]])
+def test_parts_of_rows_that_ascend(program, tmp_path, falls):  # noqa: F811
+    """Whoever begins in the middle of a row knows whether it fell before: up to the last slot before the part, at its first, and within it.
+    From a fall on older slots' indices stand again."""
+    row = np.concatenate([np.sort(rng_row) for rng_row in np.split(np.random.default_rng(5).integers(0, 90, 200), falls)])
+    rows = np.stack([row] * 3)
+    tensors = {"q": normal(3, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows)}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
+@pytest.mark.parametrize("empty", ["all", "first part", "last part"])
+def test_parts_that_see_nothing(program, tmp_path, empty):  # noqa: F811
+    rows = np.arange(190)[None] % 90
+    rows[0, 90:] = -1
+    rows[0, {"all": slice(0, 190), "first part": slice(0, 96), "last part": slice(96, 190)}[empty]] = -1
+    if empty == "first part":
+        rows[0, 100:150] = np.arange(50)
+    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows), "sink": normal(64, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"empty_row_lse": "+inf"})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
+def test_the_maximum_is_the_largest_of_parts(program, tmp_path):  # noqa: F811
+    """Parts lie under their largest logits, of which their references lag behind by up to 2^32: a sum under the reference is another one."""
+    kv = normal(200, 576)
+    for key, factor in ((60, 100), (61, 200), (130, 400), (180, 800)):
+        kv[1][key, 512:] *= factor
+    tensors = {"q": normal(3, 64, 576, std=0.6), "kv": kv, "indices": ("int32", np.tile(np.arange(200), (3, 1))), "sink": normal(64, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
