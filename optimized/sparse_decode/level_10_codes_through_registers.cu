@@ -2,10 +2,10 @@
 // go through registers into the tensor cores (code_tiles.cuh): tokens are the rows of k q^T, columns those of v^T
 // p^T, 8 to 64 heads the columns of both. Nothing is sent from block to block; two that have the heads of a query
 // read its tokens each. Only where a query is cut in two parts, these are a cluster, which adds them.
+#include "optimized/attention/adding.cuh"
 #include "optimized/hopper/bulk.h"
 #include "optimized/hopper/cluster.h"
 #include "optimized/hopper/dependent.h"
-#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/sparse_decode/query_panels.cuh"
 #include "optimized/support/ladder.h"

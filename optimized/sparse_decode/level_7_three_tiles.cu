@@ -1,10 +1,10 @@
 // Level 7. Blocks of levels 4 to 6 score, make the softmax and weigh one after the other. Here three tiles of 48
 // tokens are in shared memory, and p v of one goes on beside the softmax of the next (attention/three_tiles.cuh);
 // blocks stay, a cluster of two takes query after query.
+#include "optimized/attention/adding.cuh"
 #include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/hopper/registers.h"
-#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/support/ladder.h"

@@ -1,9 +1,9 @@
 // Level 8, for one or two queries. They are all latency, and a pipeline has nothing to overlap: each block has one
 // tile of 64 tokens, and all of its 16 warps do one thing after the other: read, find which slots count while the
 // tokens come, convert, score (four warps), weigh 128 columns a warpgroup, leave the part.
+#include "optimized/attention/adding.cuh"
 #include "optimized/attention/distinct.cuh"
 #include "optimized/hopper/dependent.h"
-#include "optimized/attention/adding.cuh"
 #include "optimized/sparse_decode/converter.cuh"
 #include "optimized/sparse_decode/op.h"
 #include "optimized/support/ladder.h"

@@ -76,6 +76,12 @@ __device__ inline void load_rest_of_q(Shared& memory, const TensorMap& q, int ro
         tma_load(&memory.q[i], q, {(i < others_of_half ? i : i + 1) * panel_columns, row}, full);
 }
 
+// One thread asks the L2 cache for all of an item's q, while the item before still has a turn to go.
+__device__ inline void ask_for_q(const Work& work, int item) {
+    const int rows = min(heads, work.H - work.first_head(item));
+    bulk_prefetch(work.q + std::int64_t{work.first_row(item)} * d, rows * d * static_cast<int>(sizeof(bf16)));
+}
+
 // The running softmax with less to do: whether any of this thread's own numbers lies beyond the reference is asked of
 // the warp by one vote, and only if so do the four threads of a row look for its maximum.
 //
@@ -371,6 +377,8 @@ __device__ void score_and_weigh(Shared& memory, const Work& work, const TensorMa
         const std::uint32_t valid[2] = {
             counts.of[0] | std::uint32_t{counts.of[1]} << 12 | std::uint32_t{counts.of[2]} << 24,
             std::uint32_t{counts.of[2]} >> 8 | std::uint32_t{counts.of[3]} << 4 | 0xffff0000U};
+        if (border && tile + 2 == tiles && first_warp && item + blocks < work.items && elect_one())
+            ask_for_q(work, item + blocks);
         const bool rises = softmax.step(s, valid, to_log2, grow);
 #pragma unroll
         for (int step = 0; step < tile_keys / 16; ++step) fragment_of(s + 8 * step, p[step]);
