@@ -201,7 +201,7 @@ def _few_heads() -> list[Question]:
 
 def _attention() -> list[Question]:
     a_query = 2.0 * H * K * (576 + 512)
-    shapes = ((512, 8192, 1), (512, 131072, 1), (64, 131072, 3), (4096, 8192, 3), (4096, 32768, 3), (4096, 131072, 3))
+    shapes = ((512, 8192, 1), (512, 131072, 1), (64, 131072, 3), (8, 131072, 3), (4096, 8192, 3), (4096, 32768, 3), (4096, 131072, 3))
     found = [Question("sparse_prefill", f"T {T}, S {S}, H 128, k 2048", lambda T=T, S=S: attention_inputs(T, S), 0, T * a_query, "bf16",
                       {"scale": SCALE}, least) for T, S, least in shapes]  # fmt: skip
     batches = ((1, 1, 1), (2, 2, 1), (64, 1, 1), (64, 2, 3), (128, 1, 3), (128, 2, 3))

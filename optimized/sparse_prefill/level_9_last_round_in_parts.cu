@@ -37,13 +37,15 @@ struct Cut {
         const std::int64_t items = (call.T - rounds) * groups;
         if (items == 0) return;
         const auto tiles = static_cast<int>(blocks_for(call.k, in_turn::tile_keys));
-        constexpr double a_tile = 0.93, a_row = 0.0005, a_part_of_a_row = 0.0008;
+        constexpr double a_tile = 0.85, for_a_block = 0.002, a_row = 0.0005, a_part_of_a_row = 0.0008;
         const auto rows = static_cast<double>((call.T - rounds) * call.H);
         double least = tiles * (has_few_heads(call) ? 0.75 + 0.0125 * static_cast<double>(call.H) : 1.25);
         for (int each = 2; each < tiles; ++each) {
             const int count = (tiles + each - 1) / each;
-            const double time = cutting + each * a_tile + rows * (a_row + a_part_of_a_row * count);
-            if (items * count > most_blocks || count > most_parts || time >= least) continue;
+            const std::int64_t blocks = items * count;
+            const double time = cutting + each * (a_tile + for_a_block * static_cast<double>(blocks)) +
+                                rows * (a_row + a_part_of_a_row * count);
+            if (blocks > most_blocks || count > most_parts || time >= least) continue;
             least = time;
             whole = rounds;
             parts = count;
