@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_attention import SHARE, agree_with_level_2, indices, normal, program, write  # noqa: F401
+from test_attention import SHARE, agree_with_level_2, indices, normal, numbers, program, results, write  # noqa: F401
 from test_few_heads import level_of
 
 TITLE = "last round in parts"
@@ -61,6 +61,21 @@ def test_the_maximum_is_the_largest_of_parts(program, tmp_path):  # noqa: F811
     tensors = {"q": normal(1, 64, 576, std=0.6), "kv": kv, "indices": ("int32", np.arange(200)[None]), "sink": normal(64, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["q", "kv"])
+def test_max_logit_beside_what_is_no_number(program, tmp_path, where, number):  # noqa: F811
+    """As whole rows tell it: of the logits that are numbers, infinity among them. The sums are NaN, which is no largest logit."""
+    tensors = {"q": normal(1, 5, 576), "kv": normal(150, 576), "indices": ("int32", np.arange(150)[None])}
+    tensors[where][1][(0, 2, 7) if where == "q" else (120, 7)] = number
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    got, whole = (
+        results(program, "sparse_prefill", folder, tmp_path / title, level=level_of(program, "sparse_prefill", title))
+        for title in (TITLE, "selection inside")
+    )
+    assert np.array_equal(got["max_logit"], whole["max_logit"])
+    assert np.array_equal(np.isnan(numbers("out", got["out"])), np.isnan(numbers("out", whole["out"])))
 
 
 @pytest.mark.parametrize("scale", [5e-38, 30.0])
