@@ -85,7 +85,6 @@ __global__ void __launch_bounds__(threads)
                 const float weight = maximum == minus_infinity() ? 0.0F : rescaling(mine, maximum);
                 memory.weight[i] = weight;
                 sum = over_all(part * weight, memory.sum, Sum());
-                if (sum != sum) maximum = sum;  // NaN is no maximum, and not nothing
             }
 #pragma unroll
             for (int s = 0; s < bunch; s += 4) {
@@ -98,8 +97,9 @@ __global__ void __launch_bounds__(threads)
             first += bunch;
         } while (first < there);
         const auto head = static_cast<std::uint32_t>(row) % static_cast<std::uint32_t>(H);
-        const float by = maximum == minus_infinity() ? 0.0F : 1.0F / denominator(result, head, maximum, sum);
-        const float lse = told_lse(result, maximum, sum);
+        const float seen = sum != sum ? sum : maximum;  // NaN is no maximum, and not nothing
+        const float by = seen == minus_infinity() ? 0.0F : 1.0F / denominator(result, head, seen, sum);
+        const float lse = told_lse(result, seen, sum);
         if (!plays) continue;
         auto* to = reinterpret_cast<std::uint32_t*>(result.out + row * latent + 4 * i);
         to[0] = to_bf16_pair(out[0] * by, out[plain_order ? 1 : 2] * by);

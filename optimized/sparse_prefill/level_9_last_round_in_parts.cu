@@ -15,10 +15,10 @@ namespace {
 using namespace latent_tile;
 
 #if defined(DSA_SIMULATOR)
-constexpr int most_blocks = 8;
-constexpr double cutting = 0;  // small cases shall be cut
+constexpr int of_a_round = 4, most_blocks = 8;  // so that several queries may be left
+constexpr double cutting = 0;                   // small cases shall be cut
 #else
-constexpr int most_blocks = multiprocessors;
+constexpr int of_a_round = multiprocessors, most_blocks = multiprocessors;
 constexpr double cutting = 15.5;
 #endif
 
@@ -33,7 +33,7 @@ struct Cut {
     explicit Cut(const SparsePrefill& call) : whole(call.T) {
         const std::int64_t groups = blocks_for(call.H, heads);
         if (groups == 0) return;
-        const std::int64_t rounds = call.T * groups / multiprocessors * multiprocessors / groups;  // queries
+        const std::int64_t rounds = call.T * groups / of_a_round * of_a_round / groups;  // queries
         const std::int64_t items = (call.T - rounds) * groups;
         if (items == 0) return;
         const auto tiles = static_cast<int>(blocks_for(call.k, in_turn::tile_keys));

@@ -1,4 +1,4 @@
-// Which calls level 9 of sparse_prefill cuts, told by the room that its parts need. Here a round is two items, and
+// Which calls level 9 of sparse_prefill cuts, told by the room that its parts need. Here a round is four items, and
 // the rest of the last one is cut for at most eight blocks, in parts of two tiles of 48 slots and more.
 #include <doctest/doctest.h>
 
@@ -27,11 +27,12 @@ bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int6
 }  // namespace
 
 TEST_CASE("what is left of the last round is cut, and nothing else") {
-    CHECK(needs(3, 64, 170, 2, 1));   // four tiles
-    CHECK(needs(3, 64, 200, 3, 1));   // five: 2, 2, 1
-    CHECK(needs(3, 20, 400, 5, 1));   // by level 8 whole
-    CHECK(needs(1, 130, 200, 2, 1));  // three items have eight blocks
-    CHECK(needs(3, 130, 200, 2, 1));  // nine items: four rounds, of which the fourth ends within the third query
+    CHECK(needs(5, 64, 170, 2, 1));   // four tiles
+    CHECK(needs(5, 64, 200, 3, 1));   // five: 2, 2, 1
+    CHECK(needs(5, 20, 400, 5, 1));   // by level 8 whole
+    CHECK(needs(3, 64, 400, 2, 3));   // three queries have eight blocks
+    CHECK(needs(1, 130, 200, 2, 1));  // and three items
+    CHECK(needs(3, 130, 200, 2, 1));  // nine items: the second round ends within the third query
     CHECK(needs(1, 64, 2048, 8, 1));  // as many as there are blocks
     CHECK(needs(4, 64, 170, 1, 0));   // no rest
     CHECK(needs(2, 128, 2048, 1, 0));

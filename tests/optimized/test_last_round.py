@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_attention import agree_with_level_2, indices, normal, program, write  # noqa: F401
+from test_attention import SHARE, agree_with_level_2, indices, normal, numbers, program, results, write  # noqa: F401
 from test_few_heads import level_of
 
 TITLE = "last round in parts"
-# On the simulator a round is two items, and what is left of it is cut for at most eight blocks, in parts of two tiles of 48 and more.
+# On the simulator a round is four items, and what is left of it is cut for at most eight blocks, in parts of two tiles of 48 and more.
 CASES = [
-    (3, 64, 170),  # two queries whole, one in two parts
-    (3, 20, 400),  # two by level 8
-    (1, 130, 170),  # nothing but a last round, of three items, the third of two heads
+    (5, 64, 170),  # four queries whole, one in two parts
+    (3, 64, 170),  # nothing but a last round, of three queries
+    (5, 20, 400),  # four by level 8
+    (1, 130, 170),  # the third item has two heads
     (3, 130, 200),  # rounds do not end with a query
     (1, 64, 97),  # the second part is one slot
-    (1, 5, 700),  # parts of more than two tiles
-    (1, 20, 2048),
+    (1, 5, 700),  # eight parts, the last of one tile
+    (1, 20, 2048),  # parts of more than two tiles
     (4, 64, 170),  # nothing is left: nothing is cut
     (1, 64, 96),  # too few tiles
 ]
@@ -30,13 +31,12 @@ def test_parts_agree(program, tmp_path, T, H, k):  # noqa: F811
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
 
 
-@pytest.mark.parametrize("falls", [[], [30], [95], [96], [97], [150], [30, 150]])
+@pytest.mark.parametrize("falls", [[], [1], [30], [95], [96], [97], [150], [30, 150]])
 def test_parts_of_rows_that_ascend(program, tmp_path, falls):  # noqa: F811
     """Whoever begins in the middle of a row knows whether it fell before: up to the last slot before the part, at its first, and within it.
     From a fall on older slots' indices stand again."""
     row = np.concatenate([np.sort(rng_row) for rng_row in np.split(np.random.default_rng(5).integers(0, 90, 200), falls)])
-    rows = np.stack([row] * 3)
-    tensors = {"q": normal(3, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows)}
+    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", row[None])}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
 
@@ -58,6 +58,30 @@ def test_the_maximum_is_the_largest_of_parts(program, tmp_path):  # noqa: F811
     kv = normal(200, 576)
     for key, factor in ((60, 100), (61, 200), (130, 400), (180, 800)):
         kv[1][key, 512:] *= factor
-    tensors = {"q": normal(3, 64, 576, std=0.6), "kv": kv, "indices": ("int32", np.tile(np.arange(200), (3, 1))), "sink": normal(64, dtype="float32")}
+    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": kv, "indices": ("int32", np.arange(200)[None]), "sink": normal(64, dtype="float32")}
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["q", "kv"])
+def test_max_logit_beside_what_is_no_number(program, tmp_path, where, number):  # noqa: F811
+    """As whole rows tell it: of the logits that are numbers, infinity among them. The sums are NaN, which is no largest logit."""
+    tensors = {"q": normal(1, 5, 576), "kv": normal(150, 576), "indices": ("int32", np.arange(150)[None])}
+    tensors[where][1][(0, 2, 7) if where == "q" else (120, 7)] = number
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    got, whole = (
+        results(program, "sparse_prefill", folder, tmp_path / title, level=level_of(program, "sparse_prefill", title))
+        for title in (TITLE, "selection inside")
+    )
+    assert np.array_equal(got["max_logit"], whole["max_logit"])
+    assert np.array_equal(np.isnan(numbers("out", got["out"])), np.isnan(numbers("out", whole["out"])))
+
+
+@pytest.mark.parametrize("scale", [5e-38, 30.0])
+def test_scales_of_parts(program, tmp_path, scale):  # noqa: F811
+    """By what a part's sums are divided is told by the scale: next to nothing, and so large that one slot has all the weight."""
+    tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(2, 90, 120), "sink": normal(70, dtype="float32")}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": scale, "d_v": 512}, {})
+    level = level_of(program, "sparse_prefill", TITLE)
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level, shares=SHARE | {"max_logit": 2.0**-10})
