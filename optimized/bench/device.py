@@ -39,7 +39,7 @@ DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
 # simulator's own account of races does.
-ONE_LANE_ARRIVES = {"dense_attention": (3,), "moe": (3,), "sparse_prefill": (3, 4, 5, 6, 7, 8), "sparse_decode": (4, 5, 6, 7, 10),
+ONE_LANE_ARRIVES = {"dense_attention": (3,), "moe": (3,), "sparse_prefill": (3, 4, 5, 6, 7, 8, 9), "sparse_decode": (4, 5, 6, 7, 10),
                     "training_step": (2,)}  # fmt: skip
 PRESET = {"preset": "deepseek-v3.2-exp"}
 
