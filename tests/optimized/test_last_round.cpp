@@ -9,8 +9,7 @@ using namespace dsa;
 
 namespace {
 
-// splits: in which `cut` queries shall be cut.
-bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int64_t cut) {
+SparsePrefill call_of(std::int64_t T, std::int64_t H, std::int64_t k) {
     SparsePrefill call{};
     call.T = T;
     call.H = H;
@@ -19,9 +18,14 @@ bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int6
     call.d = 576;
     call.d_v = 512;
     call.result.scale = 0.1F;
+    return call;
+}
+
+// splits: in which `cut` queries shall be cut.
+bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int64_t cut) {
     Arena arena;
     Parts(splits, cut * H, arena);
-    return sparse_prefill_workspace_9(call) == arena.bytes();
+    return sparse_prefill_workspace_9(call_of(T, H, k)) == arena.bytes();
 }
 
 }  // namespace
@@ -40,4 +44,21 @@ TEST_CASE("what is left of the last round is cut, and nothing else") {
     CHECK(needs(0, 64, 2048, 1, 0));
     CHECK(needs(3, 0, 2048, 1, 0));
     CHECK(needs(3, 64, 0, 1, 0));
+}
+
+TEST_CASE("without room for the parts nothing is begun") {
+    std::string told;
+    try {
+        sparse_prefill_level_9(call_of(5, 64, 170));
+    } catch (const Refusal& refusal) {
+        told = refusal.what();
+    }
+    CHECK(told.find("the workspace must have") == 0);
+}
+
+TEST_CASE("what neither level 6 nor level 8 takes is declined") {
+    CHECK(sparse_prefill_level_9_declines(call_of(1, 20, 2048)).empty());
+    CHECK(sparse_prefill_level_9_declines(call_of(1, 20, 4096)).empty());
+    CHECK(!sparse_prefill_level_9_declines(call_of(1, 20, 4097)).empty());
+    CHECK(!sparse_prefill_level_9_declines(call_of(1, 64, 4097)).empty());
 }

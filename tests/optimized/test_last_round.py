@@ -41,6 +41,15 @@ def test_parts_of_rows_that_ascend(program, tmp_path, falls):  # noqa: F811
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
 
 
+def test_a_row_falls_behind_what_does_not_count(program, tmp_path):  # noqa: F811
+    """x, -1, x: the second x is not next to the first."""
+    row = np.repeat(np.arange(60), 3)
+    row[1::3] = -1
+    tensors = {"q": normal(1, 5, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", row[None])}
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+
+
 @pytest.mark.parametrize("empty", ["all", "first part", "last part"])
 def test_parts_that_see_nothing(program, tmp_path, empty):  # noqa: F811
     rows = np.arange(190)[None] % 90
@@ -48,7 +57,9 @@ def test_parts_that_see_nothing(program, tmp_path, empty):  # noqa: F811
     rows[0, {"all": slice(0, 190), "first part": slice(0, 96), "last part": slice(96, 190)}[empty]] = -1
     if empty == "first part":
         rows[0, 100:150] = np.arange(50)
-    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows), "sink": normal(64, dtype="float32")}
+    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows)}
+    if empty != "all":  # beside a sink alone nothing would be divided by 0
+        tensors["sink"] = normal(64, dtype="float32")
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"empty_row_lse": "+inf"})
     agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
 
@@ -66,7 +77,8 @@ def test_the_maximum_is_the_largest_of_parts(program, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["q", "kv"])
 def test_max_logit_beside_what_is_no_number(program, tmp_path, where, number):  # noqa: F811
-    """As whole rows tell it: of the logits that are numbers, infinity among them. The sums are NaN, which is no largest logit."""
+    """As whole rows tell it: of the logits that are numbers, infinity among them. The sums are NaN, and lse with
+    them: a row of nothing else is no empty row."""
     tensors = {"q": normal(1, 5, 576), "kv": normal(150, 576), "indices": ("int32", np.arange(150)[None])}
     tensors[where][1][(0, 2, 7) if where == "q" else (120, 7)] = number
     folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
@@ -75,7 +87,9 @@ def test_max_logit_beside_what_is_no_number(program, tmp_path, where, number):  
         for title in (TITLE, "selection inside")
     )
     assert np.array_equal(got["max_logit"], whole["max_logit"])
-    assert np.array_equal(np.isnan(numbers("out", got["out"])), np.isnan(numbers("out", whole["out"])))
+    none = np.isnan(numbers("out", got["out"]))
+    assert np.array_equal(none, np.isnan(numbers("out", whole["out"])))
+    assert np.array_equal(np.isnan(got["lse"]), none.all(axis=-1))
 
 
 @pytest.mark.parametrize("scale", [5e-38, 30.0])
