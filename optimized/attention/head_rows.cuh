@@ -11,7 +11,7 @@ namespace dsa::latent_tile {
 // What of a tensor [queries, H, d_v] a tensor store takes: some heads of a query by 128 bytes; heads past the last
 // one are not stored.
 template <class T>
-TensorMap heads_map(const T* address, std::int64_t queries, std::int64_t H, int box = heads) {
+TensorMap heads_map(const char* name, const T* address, std::int64_t queries, std::int64_t H, int box = heads) {
     Tiled how;
     how.element = element_of<T>();
     how.address = address;
@@ -25,7 +25,7 @@ TensorMap heads_map(const T* address, std::int64_t queries, std::int64_t H, int 
     how.box[1] = static_cast<std::uint32_t>(box);
     how.box[2] = 1;
     how.swizzle = wide;
-    return tensor_map("out", how);
+    return tensor_map(name, how);
 }
 
 // Sums times one_over to panels in shared memory, K-major as a tensor store with a box of 64 columns reads them,

@@ -7,7 +7,7 @@
 
 namespace dsa {
 
-// Until all kernels ahead have ended and what they wrote is seen.
+// Until the kernel ahead has ended and what it wrote is seen; of those before it that is so if it waits, too.
 __device__ void wait_for_previous_kernel();
 __device__ void let_next_kernel_start();
 

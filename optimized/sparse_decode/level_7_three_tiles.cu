@@ -225,8 +225,8 @@ struct Scratch {
 template <int blocks>
 void start(const SparseDecode& call, const Cut& cut, const Parts& parts) {
     const TensorMap q = matrix_map("q", call.q, call.rows * call.H, d, d, heads, panel_columns, wide);
-    const TensorMap out = cut.splits == 1 ? heads_map(call.result.out, call.rows, call.H)
-                                          : heads_map(parts.out, call.rows * cut.splits, call.H);
+    const TensorMap out = cut.splits == 1 ? heads_map("out", call.result.out, call.rows, call.H)
+                                          : heads_map("the workspace", parts.out, call.rows * cut.splits, call.H);
     launch("sparse_decode_three_tiles", attend<blocks>,
            {.blocks = cut.clusters * blocks,
             .threads = threads,

@@ -190,7 +190,7 @@ void sparse_decode_level_8(const SparseDecode& call) {
             .blocks_y = cut.parts},
            call.kv_pages, call.indices, call.slots, call.result.scale, parts, cut,
            matrix_map("q", call.q, call.rows * call.H, d, d, heads, panel_columns, wide),
-           heads_map(parts.out, call.rows * cut.parts, call.H, cut.heads_each));
+           heads_map("the workspace", parts.out, call.rows * cut.parts, call.H, cut.heads_each));
     add_parts<true, true>(parts, call.result, call.rows, call.H, cut.parts, call.stream);
 }
 

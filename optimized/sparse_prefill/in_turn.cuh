@@ -245,6 +245,7 @@ __device__ inline void release_stored(Shared& memory, int at, int half) {
 
 // What becomes of items that a block does whole: rows of out, lse and the maximum. (Level 9 leaves parts.)
 struct WholeItems {
+    static constexpr bool several = true;  // a block may have
     const Work& work;
     const TensorMap& out_map;
 
@@ -421,7 +422,7 @@ __device__ void score_and_weigh(Shared& memory, const Work& work, const TensorMa
         }
         end(out);
         if (border && tile == 0) {
-            if (!none) results.store(memory, item - blocks, half, n - 1, out);
+            if (Results::several && !none) results.store(memory, item - blocks, half, n - 1, out);
         } else {
             release(memory, place_of(n - 1), half);
         }
@@ -432,7 +433,7 @@ __device__ void score_and_weigh(Shared& memory, const Work& work, const TensorMa
         wgmma_commit();
         if (last) results.tell_rows(softmax, item);
         end(out);
-        if (border && tile == 0 && !none) release_stored(memory, place_of(n - 1), half);
+        if (Results::several && border && tile == 0 && !none) release_stored(memory, place_of(n - 1), half);
         if (last) {
             results.store(memory, item, half, n, out);
             softmax = {};

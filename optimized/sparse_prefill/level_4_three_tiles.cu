@@ -133,7 +133,7 @@ void sparse_prefill_level_4(const SparsePrefill& call) {
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},
            work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           heads_map(call.result.out, call.T, call.H));
+           heads_map("out", call.result.out, call.T, call.H));
 }
 
 }  // namespace dsa

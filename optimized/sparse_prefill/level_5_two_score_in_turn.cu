@@ -52,7 +52,7 @@ void sparse_prefill_level_5(const SparsePrefill& call) {
             .shared_bytes = sizeof(in_turn::Shared),
             .stream = call.stream},
            work, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           heads_map(call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
+           heads_map("out", call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
 }
 
 }  // namespace dsa

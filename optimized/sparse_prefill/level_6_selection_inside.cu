@@ -18,7 +18,7 @@ struct Shared {
 __global__ void __launch_bounds__(in_turn::threads, 1)
     attend(Work work, const std::int32_t* indices, std::int64_t S, const __grid_constant__ TensorMap q,
            const __grid_constant__ TensorMap out) {
-    let_next_kernel_start();  // level 9's
+    let_next_kernel_start();  // of level 9, say
     auto& memory = shared<Shared>();
     in_turn::prepare(memory.tiles);
     const int job = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);
@@ -50,7 +50,7 @@ void sparse_prefill_level_6(const SparsePrefill& call) {
             .shared_bytes = sizeof(Shared),
             .stream = call.stream},
            work, call.indices, call.S, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           heads_map(call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
+           heads_map("out", call.result.out, call.T, call.H, in_turn::rows_of_a_warp));
 }
 
 }  // namespace dsa

@@ -155,7 +155,9 @@ std::string sparse_prefill_level_7_declines(const SparsePrefill& call) {
     if (call.d != width || call.d_v != latent)
         return sentence("a latent has ", width, " numbers, of which ", latent, " are the value; here ", call.d,
                         " and ", call.d_v);
-    if (call.T > std::numeric_limits<std::int32_t>::max()) return sentence("T must be below 2^31; it is ", call.T);
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+    if (call.T > most || call.S > most)
+        return sentence("T and S must be below 2^31; they are ", call.T, " and ", call.S);
     if (call.k > most_slots) return sentence("k must be at most ", most_slots, "; it is ", call.k);
     return {};
 }

@@ -25,7 +25,7 @@ constexpr std::int64_t rows_of_l2 = 64 << 10;
 template <int heads, int places>
 __global__ void __launch_bounds__(threads, 1)
     attend_keys(Queries queries, const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap out) {
-    let_next_kernel_start();  // level 9's
+    let_next_kernel_start();  // of level 9, say
     auto& memory = shared<Memory<heads, places>>();
     prepare(memory);
     const int role = __shfl_sync(all_lanes, static_cast<int>(threadIdx.x) / warpgroup, 0);
@@ -61,7 +61,7 @@ void attend_with(const SparsePrefill& call) {
             .shared_bytes = sizeof(Memory<heads, places>),
             .stream = call.stream},
            queries, matrix_map("q", call.q, call.T * call.H, d, d, heads, panel_columns, wide),
-           latent_tile::heads_map(call.result.out, call.T, call.H, heads));
+           latent_tile::heads_map("out", call.result.out, call.T, call.H, heads));
 }
 
 }  // namespace
@@ -71,9 +71,11 @@ std::string sparse_prefill_level_8_declines(const SparsePrefill& call) {
     if (call.d != d || call.d_v != d_v)
         return sentence("a latent has ", d, " numbers, of which ", d_v, " are the value; here ", call.d, " and ",
                         call.d_v);
-    if (call.T * (call.H + most_heads) > std::numeric_limits<std::int32_t>::max())
+    constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+    if (call.T * (call.H + most_heads) > most)
         return sentence("T (H + ", most_heads, ") must be below 2^31; T and H are ", call.T, " and ", call.H);
     if (!(call.result.scale > 0)) return sentence("the scale must be positive; it is ", call.result.scale);
+    if (call.S > most) return sentence("S must be below 2^31; it is ", call.S);
     if (call.k > most_slots) return sentence("k must be at most ", most_slots, "; it is ", call.k);
     return {};
 }

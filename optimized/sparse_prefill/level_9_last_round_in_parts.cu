@@ -1,7 +1,7 @@
 // Level 9. Levels 6 and 8 do items in rounds, one a multiprocessor, and the last round takes as long as any, however
-// few its items are: eight of 132 at T = 4096. Here the selections of its queries are cut: each block has some tiles
-// of one, on multiprocessors that the rounds before have left, and a kernel adds the parts (attention/adding.cuh).
-// A call of few queries is such a round.
+// few its items are: eight of 132 at T = 4096 and 128 heads. Here the selections of its queries are cut: each block
+// has some tiles of one, on multiprocessors that the rounds before have left, and a kernel adds the parts
+// (attention/adding.cuh). A call of few queries is such a round.
 #include "optimized/attention/adding.cuh"
 #include "optimized/hopper/dependent.h"
 #include "optimized/sparse_prefill/selection.cuh"
@@ -33,12 +33,12 @@ struct Cut {
     explicit Cut(const SparsePrefill& call) : whole(call.T) {
         const std::int64_t groups = blocks_for(call.H, heads);
         if (groups == 0) return;
-        const std::int64_t rounds = call.T * groups / of_a_round * of_a_round / groups;  // queries
-        const std::int64_t items = (call.T - rounds) * groups;
+        const std::int64_t of_rounds = call.T * groups / of_a_round * of_a_round / groups;  // queries
+        const std::int64_t items = (call.T - of_rounds) * groups;
         if (items == 0) return;
         const auto tiles = static_cast<int>(blocks_for(call.k, in_turn::tile_keys));
         constexpr double a_tile = 0.85, for_a_block = 0.002, a_row = 0.0005, a_part_of_a_row = 0.0008;
-        const auto rows = static_cast<double>((call.T - rounds) * call.H);
+        const auto rows = static_cast<double>((call.T - of_rounds) * call.H);
         double least = tiles * (has_few_heads(call) ? 0.75 + 0.0125 * static_cast<double>(call.H) : 1.25);
         for (int each = 2; each < tiles; ++each) {
             const int count = (tiles + each - 1) / each;
@@ -47,7 +47,7 @@ struct Cut {
                                 rows * (a_row + a_part_of_a_row * count);
             if (blocks > most_blocks || count > most_parts || time >= least) continue;
             least = time;
-            whole = rounds;
+            whole = of_rounds;
             parts = count;
             tiles_each = each;
         }
@@ -70,9 +70,10 @@ SparsePrefill rest_of(SparsePrefill call, std::int64_t queries) {
     return call;
 }
 
-// What becomes of an item of which a block has a part (blockIdx.y): float32 sums under its largest logit, of which
-// the reference may lag behind, that logit, and the sum.
+// What becomes of an item of which a block has a part (blockIdx.y): float32 sums under its largest logit, behind
+// which the reference may lag, that logit, and the sum.
 struct PartOfItem {
+    static constexpr bool several = false;
     const Work& work;
     const Parts& parts;
     const TensorMap& sums_map;
@@ -166,12 +167,15 @@ std::int64_t sparse_prefill_workspace_9(const SparsePrefill& call) {
 void sparse_prefill_level_9(const SparsePrefill& call) {
     require_workspace(call.workspace, call.workspace_bytes, sparse_prefill_workspace_9(call));
     const Cut cut(call);
-    (has_few_heads(call) ? sparse_prefill_level_8 : sparse_prefill_level_6)(first_of(call, cut.whole));
-    if (cut.parts == 1) return;
+    const auto whole = has_few_heads(call) ? sparse_prefill_level_8 : sparse_prefill_level_6;
+    if (cut.parts == 1) return whole(call);
     const SparsePrefill rest = rest_of(call, cut.whole);
     Arena arena(call.workspace);
     const Parts parts = parts_of(call, cut, arena);
     const Work work = work_of(rest, nullptr);
+    const TensorMap q = matrix_map("q", rest.q, rest.T * rest.H, d, d, heads, panel_columns, wide);
+    const TensorMap sums = heads_map("the workspace", parts.out, rest.T * cut.parts, rest.H, in_turn::rows_of_a_warp);
+    whole(first_of(call, cut.whole));
     launch("sparse_prefill_attend_parts", attend_parts,
            {.blocks = work.items,
             .threads = in_turn::threads,
@@ -179,9 +183,7 @@ void sparse_prefill_level_9(const SparsePrefill& call) {
             .stream = call.stream,
             .blocks_y = cut.parts,
             .overlaps_previous = cut.whole > 0},
-           work, rest.indices, rest.S, cut.tiles_each, parts,
-           matrix_map("q", rest.q, rest.T * rest.H, d, d, heads, panel_columns, wide),
-           heads_map(parts.out, rest.T * cut.parts, rest.H, in_turn::rows_of_a_warp));
+           work, rest.indices, rest.S, cut.tiles_each, parts, q, sums);
     constexpr int adders = 5;  // on a multiprocessor, by their registers
     const int beside = std::max(0, multiprocessors - work.items * cut.parts) * adders;
     add_parts<true, true>(parts, rest.result, rest.T, rest.H, cut.parts, call.stream, beside);

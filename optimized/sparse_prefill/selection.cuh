@@ -25,7 +25,7 @@ class Selection {
         std::int32_t index[2], before[2];
     };
 
-    // first_slot: of an item, where its tiles begin.
+    // first_slot: at which an item's tiles begin.
     __device__ Selection(Shared& tiles, InShared& own, const Work& work, const std::int32_t* indices, std::int64_t S,
                          int first_slot = 0)
         : tiles_(tiles),

@@ -2,6 +2,9 @@
 // the rest of the last one is cut for at most eight blocks, in parts of two tiles of 48 slots and more.
 #include <doctest/doctest.h>
 
+#include <string>
+#include <vector>
+
 #include "optimized/attention/adding.cuh"
 #include "optimized/sparse_prefill/op.h"
 
@@ -61,4 +64,29 @@ TEST_CASE("what neither level 6 nor level 8 takes is declined") {
     CHECK(sparse_prefill_level_9_declines(call_of(1, 20, 4096)).empty());
     CHECK(!sparse_prefill_level_9_declines(call_of(1, 20, 4097)).empty());
     CHECK(!sparse_prefill_level_9_declines(call_of(1, 64, 4097)).empty());
+}
+
+TEST_CASE("a workspace that no tensor map takes is called by its name, before anything is started") {
+    alignas(16) static unsigned char memory[1 << 20];
+    std::vector<bf16> q(3 * 64 * 576), kv(9 * 576);
+    std::vector<std::int32_t> indices(3 * 200, -1);
+    std::vector<bf16> out(3 * 64 * 512, bf16{7});
+    std::vector<float> lse(3 * 64);
+    SparsePrefill call = call_of(3, 64, 200);
+    call.S = 9;
+    call.q = q.data();
+    call.kv = kv.data();
+    call.indices = indices.data();
+    call.result.out = out.data();
+    call.result.lse = lse.data();
+    call.workspace = memory + 4;
+    call.workspace_bytes = sizeof memory - 4;
+    std::string said;
+    try {
+        sparse_prefill_level_9(call);
+    } catch (const Refusal& refusal) {
+        said = refusal.what();
+    }
+    CHECK(said.find("the workspace: a tensor map needs an address at a multiple of 16 bytes") == 0);
+    CHECK(out[0].bits == 7);
 }
