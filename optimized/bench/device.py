@@ -35,6 +35,7 @@ RERUNS = 20
 RERUN_CASES = 6
 CAPPED = 3e-4  # seconds that a call's work takes at its ceiling, from which on the cap on power is felt (chapter 18)
 CHOOSE = ("indexer_logits", "indexer_top_k", "top_k")  # their fastest level is not the highest everywhere
+SANITIZERS_ERROR = 9  # the exit code of a sanitizer that complains
 DECLINED = 77  # the program's exit code where a level does not take a case
 # Here one lane arrives at an mbarrier for its warp, after __syncwarp, and the warp's earlier reads or writes are ordered by
 # that. racecheck does not follow it: it calls the smallest such kernel a race (conformance, "arrival_for_a_warp"). The
@@ -117,7 +118,7 @@ def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str
             said[tool] = "not asked: one lane arrives for its warp, which racecheck does not follow"
             continue
         for folder in folders:
-            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *program(build, op, folder, level)]
+            command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(SANITIZERS_ERROR), *program(build, op, folder, level)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SANITIZER_SECONDS)
             except subprocess.TimeoutExpired:
@@ -129,7 +130,8 @@ def sanitized(op: str, level: int, build: Path, folders: list[Path]) -> dict[str
                 continue
             lines = [line for line in done.stdout.splitlines() if "=====" in line]
             errors = [line for line in lines if "error detected" in line]
-            unheard = tool == "synccheck" and level in PHASES_UNHEARD.get(op, ()) and errors and all("Missing wait" in e for e in errors)
+            unheard = tool == "synccheck" and level in PHASES_UNHEARD.get(op, ()) and done.returncode == SANITIZERS_ERROR
+            unheard = unheard and bool(errors) and all("Missing wait" in e for e in errors)
             if unheard and said.get(tool, "clean") == "clean":
                 said[tool] = "clean, but for phases that nobody waits for"
             elif not unheard:
