@@ -31,6 +31,16 @@ bool needs(std::int64_t T, std::int64_t H, std::int64_t k, int splits, std::int6
     return sparse_prefill_workspace_9(call_of(T, H, k)) == arena.bytes();
 }
 
+// What level 9 says when it refuses.
+std::string refusal_of(const SparsePrefill& call) {
+    try {
+        sparse_prefill_level_9(call);
+    } catch (const Refusal& refusal) {
+        return refusal.what();
+    }
+    return {};
+}
+
 }  // namespace
 
 TEST_CASE("what is left of the last round is cut, and nothing else") {
@@ -50,13 +60,7 @@ TEST_CASE("what is left of the last round is cut, and nothing else") {
 }
 
 TEST_CASE("without room for the parts nothing is begun") {
-    std::string told;
-    try {
-        sparse_prefill_level_9(call_of(5, 64, 170));
-    } catch (const Refusal& refusal) {
-        told = refusal.what();
-    }
-    CHECK(told.find("the workspace must have") == 0);
+    CHECK(refusal_of(call_of(5, 64, 170)).find("the workspace must have") == 0);
 }
 
 TEST_CASE("what neither level 6 nor level 8 takes is declined") {
@@ -81,12 +85,6 @@ TEST_CASE("a workspace that no tensor map takes is called by its name, before an
     call.result.lse = lse.data();
     call.workspace = memory + 4;
     call.workspace_bytes = sizeof memory - 4;
-    std::string said;
-    try {
-        sparse_prefill_level_9(call);
-    } catch (const Refusal& refusal) {
-        said = refusal.what();
-    }
-    CHECK(said.find("the workspace: a tensor map needs an address at a multiple of 16 bytes") == 0);
+    CHECK(refusal_of(call).find("the workspace: a tensor map needs an address at a multiple of 16 bytes") == 0);
     CHECK(out[0].bits == 7);
 }

@@ -23,12 +23,16 @@ CASES = [
 ]
 
 
+def agrees(program, tmp_path, tensors: dict, scale: float = 0.1, conventions: dict | None = None, **how) -> None:  # noqa: F811
+    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": scale, "d_v": 512}, conventions or {})
+    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE), **how)
+
+
 @pytest.mark.parametrize(("T", "H", "k"), CASES)
 def test_parts_agree(program, tmp_path, T, H, k):  # noqa: F811
     """Selections in no order, with repeats within and across parts, and what lies out of range; a sink."""
     tensors = {"q": normal(T, H, 576, std=0.6), "kv": normal(90, 576), "indices": indices(T, 90, k), "sink": normal(H, dtype="float32")}
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+    agrees(program, tmp_path, tensors, conventions={"lse": "base2"})
 
 
 @pytest.mark.parametrize("falls", [[], [1], [30], [95], [96], [97], [150], [30, 150]])
@@ -37,8 +41,7 @@ def test_parts_of_rows_that_ascend(program, tmp_path, falls):  # noqa: F811
     From a fall on older slots' indices stand again."""
     row = np.concatenate([np.sort(rng_row) for rng_row in np.split(np.random.default_rng(5).integers(0, 90, 200), falls)])
     tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", row[None])}
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+    agrees(program, tmp_path, tensors)
 
 
 def test_a_row_falls_behind_what_does_not_count(program, tmp_path):  # noqa: F811
@@ -46,8 +49,7 @@ def test_a_row_falls_behind_what_does_not_count(program, tmp_path):  # noqa: F81
     row = np.repeat(np.arange(60), 3)
     row[1::3] = -1
     tensors = {"q": normal(1, 5, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", row[None])}
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {})
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+    agrees(program, tmp_path, tensors)
 
 
 @pytest.mark.parametrize("empty", ["all", "first part", "last part"])
@@ -60,18 +62,7 @@ def test_parts_that_see_nothing(program, tmp_path, empty):  # noqa: F811
     tensors = {"q": normal(1, 64, 576, std=0.6), "kv": normal(90, 576), "indices": ("int32", rows)}
     if empty != "all":  # beside a sink alone nothing would be divided by 0
         tensors["sink"] = normal(64, dtype="float32")
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"empty_row_lse": "+inf"})
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
-
-
-def test_the_maximum_is_the_largest_of_parts(program, tmp_path):  # noqa: F811
-    """Parts lie under their largest logits, of which their references lag behind by up to 2^32: a sum under the reference is another one."""
-    kv = normal(200, 576)
-    for key, factor in ((60, 100), (61, 200), (130, 400), (180, 800)):
-        kv[1][key, 512:] *= factor
-    tensors = {"q": normal(1, 64, 576, std=0.6), "kv": kv, "indices": ("int32", np.arange(200)[None]), "sink": normal(64, dtype="float32")}
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": 0.1, "d_v": 512}, {"lse": "base2"})
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level_of(program, "sparse_prefill", TITLE))
+    agrees(program, tmp_path, tensors, conventions={"empty_row_lse": "+inf"})
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -96,6 +87,4 @@ def test_max_logit_beside_what_is_no_number(program, tmp_path, where, number):  
 def test_scales_of_parts(program, tmp_path, scale):  # noqa: F811
     """By what a part's sums are divided is told by the scale: next to nothing, and so large that one slot has all the weight."""
     tensors = {"q": normal(2, 70, 576, std=0.6), "kv": normal(90, 576), "indices": indices(2, 90, 120), "sink": normal(70, dtype="float32")}
-    folder = write(tmp_path / "in", "sparse_prefill", tensors, {"scale": scale, "d_v": 512}, {})
-    level = level_of(program, "sparse_prefill", TITLE)
-    agree_with_level_2(program, "sparse_prefill", folder, tmp_path, level, shares=SHARE | {"max_logit": 2.0**-10})
+    agrees(program, tmp_path, tensors, scale, shares=SHARE | {"max_logit": 2.0**-10})

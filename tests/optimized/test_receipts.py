@@ -28,6 +28,10 @@ def test_the_page_is_generated_from_the_receipts():
     assert receipts.in_page(page, text) == page, "run `python -m optimized.bench.receipts`"
 
 
+# Why it is no fault there: device.PHASES_UNHEARD.
+UNHEARD = [("sparse_prefill", level, "synccheck", "clean, but for phases that nobody waits for") for level in ("4", "8")]
+
+
 @pytest.mark.parametrize("receipt", ALL, ids=lambda r: r["gpu"])
 def test_what_was_checked_was_right(receipt):
     for op, entry in receipt["ops"].items():
@@ -36,8 +40,8 @@ def test_what_was_checked_was_right(receipt):
             assert checks["cases"] == checks["right"] > 0, f"{op}, level {number}"
             assert level["same_bits_in_runs"] >= 20, f"{op}, level {number}"
             for tool, said in level["sanitizers"].items():
-                known = {"racecheck": "not asked: ", "synccheck": "clean, but for phases that nobody waits for"}
-                assert said == "clean" or said.startswith(known.get(tool, "clean")), f"{op}, level {number}, {tool}: {said}"
+                unheard = (op, number, tool, said) in UNHEARD
+                assert said == "clean" or unheard or tool == "racecheck" and said.startswith("not asked: "), f"{op}, level {number}, {tool}: {said}"
     for op, full in receipt.get("full_size", {}).items():
         assert full["cases"] == full["right"] > 0, f"{op}, full size"
     assert all(p["same"] for p in receipt["trained_model"])
